@@ -1,0 +1,62 @@
+"""Connect to Ray: the cluster this process belongs to, or a small one of its own on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from rayclf.errors import ResourceError
+
+
+def connect() -> None:
+    """Make Ray ready in this process; does nothing when it is already.
+
+    Inside ``ray job submit``, or with ``RAY_ADDRESS`` set, that cluster is joined. Otherwise a local one starts; it is
+    told of one CPU more than there are, because reading and tokenizing are short tasks that must never wait for the
+    long ones which hold a CPU each.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    # Reports reach the trainer when it polls its workers: every 2 s by default, which a small run would feel.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ResourceError(f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]})") from None
+    else:
+        ray.init(num_cpus=cores() + 1, include_dashboard=False, **quiet)
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and token.stat().st_uid == os.getuid():
+        token.chmod(0o600)  # Ray leaves the cluster's token readable for everybody
+    quiet_data()
+
+
+def quiet_data() -> None:
+    """Keep Ray Data's progress bars and logs off the terminal, which rayclf draws on itself."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray.train", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_cpus(needed: float, what: str, mend: str) -> None:
+    """Raise ResourceError when the whole cluster has fewer CPUs than ``what`` needs: Ray would wait for ever."""
+    import ray
+
+    there = ray.cluster_resources().get("CPU", 0)
+    if there < needed:
+        raise ResourceError(f"{what} needs {needed:g} CPUs and the cluster has {there:g}; {mend}")

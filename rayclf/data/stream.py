@@ -1,0 +1,88 @@
+"""Canonical rows to the training workers through Ray Data: tokenized on the way, every row once an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data.collate_fn import ArrowBatchCollateFn
+from ray.train import DataConfig
+from torch import Tensor
+
+from rayclf.data.tokens import Encoding, TokenBatch, tokenize_rows
+from rayclf.labels import dense_targets
+
+_BLOCK_ROWS = 2048
+_SHUFFLE_ROWS = 32_768  # tokenized rows of 100 tokens: 13 MB
+
+
+def training_stream(rows: pa.Table, encoding: Encoding, workers: int, seed: int) -> ray.data.Dataset:
+    """A dataset of ``row`` (its number in ``rows``), ``input_ids``, ``positive`` and ``unknown``.
+
+    Rows are mixed once here, so that a file sorted by label does not give each worker its own labels; each epoch mixes
+    them again in a window (see :func:`epoch_batches`). Tokenizing runs in Ray tasks while training goes on.
+    """
+    order = np.random.default_rng(seed).permutation(rows.num_rows)
+    table = rows.select(["text", "positive", "unknown"]).append_column("row", pa.array(np.arange(rows.num_rows)))
+    table = table.take(pa.array(order)).combine_chunks()
+    count = workers * math.ceil(rows.num_rows / (workers * _BLOCK_ROWS))
+    bounds = np.linspace(0, rows.num_rows, count + 1).astype(int)
+    blocks = [table.slice(start, stop - start) for start, stop in zip(bounds, bounds[1:], strict=False) if stop > start]
+    dataset = ray.data.from_arrow(blocks)
+    return dataset.map_batches(tokenize_rows, batch_size=None, batch_format="pyarrow", fn_kwargs={"encoding": encoding})
+
+
+class EveryRow(DataConfig):  # type: ignore[misc]  # Ray's class is untyped
+    """Shards that together hold every row.
+
+    Ray Train's own DataConfig splits with ``equal=True``, which drops rows until the shards are of one size. The
+    training step weighs uneven shards correctly, so none needs to go. Order is kept, so that a seed fixes the shards.
+    """
+
+    def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        shards: list[dict[str, Any]] = [{} for _ in range(world_size)]
+        for name, dataset in datasets.items():
+            dataset = dataset.copy(dataset)
+            dataset.context.execution_options = self.default_ingest_options()
+            dataset.context.execution_options.preserve_order = True
+            for shard, part in zip(shards, dataset.streaming_split(world_size, equal=False), strict=True):
+                shard[name] = part
+        return shards
+
+
+class _Ragged(ArrowBatchCollateFn):  # type: ignore[misc]  # Ray's class is untyped
+    """Lists of unlike length as flat tensors with their lengths, the form that Ray Data can hand over."""
+
+    def __call__(self, batch: pa.Table) -> dict[str, Tensor]:
+        batch = batch.combine_chunks()
+        tensors = {"row": torch.tensor(batch["row"].to_numpy())}
+        for name in ("input_ids", "positive", "unknown"):
+            column = batch[name].combine_chunks()
+            tensors[name] = torch.tensor(column.flatten().to_numpy(zero_copy_only=False), dtype=torch.int32)
+            tensors[f"{name}.lengths"] = torch.tensor(np.diff(column.offsets.to_numpy()))
+        return tensors
+
+
+def epoch_batches(shard: ray.data.DataIterator, rows: int, labels: int, seed: int) -> Iterator[TokenBatch]:
+    """One epoch over a worker's shard in batches of ``rows``, mixed in a window of 32,768 rows by ``seed``."""
+    stream = shard.iter_torch_batches(
+        batch_size=rows, local_shuffle_buffer_size=_SHUFFLE_ROWS, local_shuffle_seed=seed, collate_fn=_Ragged(), device="cpu"
+    )
+    for tensors in stream:
+        ids, positive, unknown = (_lists(tensors, name) for name in ("input_ids", "positive", "unknown"))
+        yield TokenBatch(
+            tensors["row"].numpy(),
+            np.split(ids.values.to_numpy(), ids.offsets.to_numpy()[1:-1]),
+            dense_targets(positive, unknown, labels),
+        )
+
+
+def _lists(tensors: dict[str, Tensor], name: str) -> pa.ListArray:
+    lengths = tensors[f"{name}.lengths"].numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(tensors[name].numpy()))

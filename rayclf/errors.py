@@ -1,0 +1,57 @@
+"""One exception tree. Every message is a single line that names the flag, field, file or row to mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RayclfError(Exception):
+    """Anything rayclf raises on purpose; the command line exits with 1."""
+
+    exit_code = 1
+
+
+class UserError(RayclfError):
+    """A mistake the user can mend; the command line prints it on one line and exits with 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A field of the YAML file, a ``--set`` or a flag is unknown or has a wrong value."""
+
+
+class DataError(UserError):
+    """A data file, one of its columns or one of its rows cannot be used."""
+
+
+class AmbiguousColumn(DataError):
+    """Several columns could hold the text or the label; ``flag`` says which one to choose with."""
+
+    def __init__(self, message: str, flag: str, candidates: Sequence[str]) -> None:
+        super().__init__(message)
+        self.flag = flag
+        self.candidates = tuple(candidates)
+
+    def __reduce__(self) -> tuple[type[AmbiguousColumn], tuple[str, str, tuple[str, ...]]]:
+        return type(self), (str(self), self.flag, self.candidates)
+
+
+class LabelError(UserError):
+    """Labels that do not fit the label space, or a label space that cannot be trained on."""
+
+
+class BackboneError(UserError):
+    """The backbone is not there, is not whole, or is not one that rayclf can put a head on."""
+
+
+class ArtifactError(UserError):
+    """A folder that is not an artifact, is damaged, or does not fit its backbone."""
+
+
+class OutputError(UserError):
+    """The output place cannot be used."""
+
+
+class ResourceError(UserError):
+    """The machine or cluster has not what the job asks for."""

@@ -1,0 +1,1 @@
+"""Backbone, adapters, head, artifact, and the engine that turns text into probabilities."""

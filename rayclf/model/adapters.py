@@ -1,0 +1,54 @@
+"""LoRA through PEFT, on the backbone alone: the head is never PEFT's to save, rename or lose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from rayclf.config import LoraConfig
+from rayclf.errors import ArtifactError, ConfigError
+from rayclf.model.backbone import Network
+
+
+def add_lora(network: Network, config: LoraConfig) -> None:
+    """Freeze the backbone and put trainable float32 adapters into it; raises ConfigError for unknown target modules."""
+    import peft
+
+    settings = peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides by r, a fraction is as good
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        task_type=peft.TaskType.FEATURE_EXTRACTION,
+    )
+    try:
+        network.backbone = peft.get_peft_model(network.backbone, settings)
+    except ValueError as error:
+        raise ConfigError(f"model.lora.target_modules: {str(error).splitlines()[0]}") from None
+
+
+def save_lora(network: Network, folder: Path) -> None:
+    """Write the adapters in PEFT's layout, as safetensors."""
+    network.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]  # a PeftModel
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def load_lora(network: Network, folder: Path, merge: bool, trainable: bool = False) -> None:
+    """Put saved adapters on the backbone: frozen or ``trainable``, or merged into it.
+
+    Raises ArtifactError when they do not fit the backbone: PEFT itself only warns about what it could not place.
+    """
+    import peft
+
+    try:
+        # Ours to check: every tensor of the file must find its place, and every adapter weight its tensor.
+        saved = set(peft.load_peft_weights(str(folder), device="cpu"))
+        model = peft.PeftModel.from_pretrained(network.backbone, str(folder), is_trainable=trainable)
+        placed = set(peft.get_peft_model_state_dict(model))
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        raise ArtifactError(f"{folder}: the adapter does not fit its backbone ({' '.join(str(error).split())[:200]})") from None
+    if saved != placed:
+        odd = sorted(saved ^ placed)
+        raise ArtifactError(f"{folder}: the adapter does not fit its backbone: {len(odd)} tensors differ, such as {odd[0]}")
+    network.backbone = model.merge_and_unload() if merge else model  # type: ignore[operator]

@@ -1,0 +1,163 @@
+"""The artifact: a folder that holds a finished classifier. Safetensors and JSON only, every file under its SHA-256.
+
+    rayclf.json        what it is: label space, thresholds, temperature, backbone, metrics, hashes
+    head.safetensors   the head
+    tokenizer.json …   the tokenizer
+    adapter/           LoRA in PEFT's layout, the backbone being elsewhere; or
+    backbone/          the whole tuned backbone in Transformers' layout
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from rayclf import storage
+from rayclf.data.tokens import Encoding
+from rayclf.errors import ArtifactError
+from rayclf.labels import LabelSpace
+from rayclf.model.adapters import load_lora, save_lora
+from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer, weight_hashes
+
+INFO, HEAD = "rayclf.json", "head.safetensors"
+FORMAT = 1
+
+
+class BackboneRef(BaseModel):
+    """Which backbone is under the head, and its weights by hash."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    revision: str | None
+    model_type: str
+    sha256: dict[str, str]
+
+
+class ArtifactInfo(BaseModel):
+    """``rayclf.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = FORMAT
+    label_space: dict[str, Any]
+    method: Literal["head"] = "head"
+    tuning: Literal["full", "lora"]
+    pooling: Literal["cls", "mean", "last"]
+    template: str
+    max_length: int = Field(ge=1)
+    pad_token_id: int = Field(ge=0)
+    thresholds: list[float]
+    temperature: float = Field(1.0, gt=0)
+    text_column: str
+    backbone: BackboneRef
+    metrics: dict[str, dict[str, Any]] = {}
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    versions: dict[str, str] = Field(default_factory=lambda: {n: importlib.metadata.version(n) for n in _VERSIONED})
+    files: dict[str, str] = {}
+
+    @property
+    def space(self) -> LabelSpace:
+        """The label space."""
+        return LabelSpace.from_json(self.label_space)
+
+
+_VERSIONED = ("rayclf", "torch", "transformers", "tokenizers", "peft")
+
+
+def find_artifact(path: str | os.PathLike[str]) -> Path:
+    """The artifact folder at ``path``, which may also be a run folder or a checkpoint; raises ArtifactError if none."""
+    folder = storage.local_path(path, "artifact")
+    for candidate in (folder, folder / "artifact"):
+        if (candidate / INFO).is_file():
+            return candidate
+    if not folder.exists():
+        raise ArtifactError(f"{os.fspath(path)}: no such folder; give an artifact or a run folder")
+    raise ArtifactError(f"{os.fspath(path)}: neither an artifact nor a finished run: no {INFO} in it")
+
+
+def read_info(folder: Path) -> ArtifactInfo:
+    """Read ``rayclf.json``; raises ArtifactError when it is damaged or of a later format."""
+    place = folder / INFO
+    try:
+        info = ArtifactInfo.model_validate(storage.read_json(place))
+        if len(info.thresholds) != len(info.space):
+            raise ValueError("thresholds and labels differ in number")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{place}: damaged, or written by a later rayclf ({where}: {first['msg']})") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ArtifactError(f"{place}: damaged ({' '.join(str(error).split())[:200]})") from None
+    return info
+
+
+def write_info(folder: Path, info: ArtifactInfo) -> None:
+    """Write ``rayclf.json`` last, when every other file is in place, with the hash of each."""
+    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name != INFO)
+    info = info.model_copy(update={"files": {name: storage.sha256(folder / name) for name in names}})
+    storage.write_json(folder / INFO, info.model_dump())
+
+
+def verify(folder: Path, info: ArtifactInfo) -> None:
+    """Compare every file with its recorded SHA-256; raises ArtifactError that names the first that differs."""
+    for name, expected in info.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ArtifactError(f"{file}: missing; the artifact is not whole, copy it again")
+        if storage.sha256(file) != expected:
+            raise ArtifactError(f"{file}: damaged, its SHA-256 is not the recorded one; copy the artifact again")
+
+
+def save_artifact(folder: Path, network: Network, tokenizer: PreTrainedTokenizerBase, info: ArtifactInfo) -> None:
+    """Write a classifier into ``folder``, which must be empty or not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    if info.tuning == "lora":
+        save_lora(network, folder / "adapter")
+    else:
+        network.backbone.save_pretrained(folder / "backbone", safe_serialization=True)  # type: ignore[operator]
+    head = {name: tensor.detach().cpu().contiguous() for name, tensor in network.head.state_dict().items()}
+    safetensors.torch.save_file(head, folder / HEAD)
+    write_info(folder, info)
+
+
+def load_weights(network: Network, folder: Path, info: ArtifactInfo, *, merge: bool, trainable: bool = False) -> None:
+    """Lay an artifact's adapter (frozen unless ``trainable``) and head over a network on the untouched backbone."""
+    if info.tuning == "lora":
+        load_lora(network, folder / "adapter", merge=merge, trainable=trainable)
+    try:
+        head = safetensors.torch.load_file(folder / HEAD)
+        network.head.load_state_dict(head, strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ArtifactError(f"{folder / HEAD}: does not hold this classifier's head ({' '.join(str(error).split())[:200]})") from None
+
+
+def load_artifact(folder: Path, *, dtype: torch.dtype = torch.float32, check: bool = True) -> tuple[Network, Encoding, ArtifactInfo]:
+    """The network, the encoding and the description of the artifact in ``folder``.
+
+    LoRA is merged into a float32 backbone; in lower precision merging would round the update away, so it stays
+    beside. ``check`` compares all files, and a backbone that lies elsewhere, with their recorded hashes. Raises
+    ArtifactError or BackboneError.
+    """
+    info = read_info(folder)
+    if check:
+        verify(folder, info)
+    ref = info.backbone
+    source = folder / "backbone" if info.tuning == "full" else fetch(ref.id, ref.revision)
+    if check and info.tuning == "lora" and weight_hashes(source) != ref.sha256:
+        raise ArtifactError(f"{folder}: its adapter was trained on other weights than those in {source}; give back backbone {ref.id}")
+    network = load_network(source, info.space, dtype=dtype)
+    load_weights(network, folder, info, merge=dtype == torch.float32)
+    tokenizer = load_tokenizer(folder)
+    encoding = Encoding(tokenizer.backend_tokenizer.to_str(), info.template, info.max_length)
+    return network, encoding, info

@@ -1,0 +1,146 @@
+"""The one inference path: text → tokens → batches → logits → probabilities → labels.
+
+Evaluation, scoring and serving all call :class:`Classifier`; nothing else turns text into probabilities.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from rayclf.data.tokens import Encoding
+from rayclf.errors import DataError, ResourceError
+from rayclf.labels import Floats, LabelSpace, ProblemType
+from rayclf.model.artifact import ArtifactInfo, find_artifact, load_artifact
+from rayclf.model.backbone import Network
+from rayclf.model.packing import pad_batch, plan_batches
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one text.
+
+    ``label`` and ``score`` are the most probable label and its probability (for a binary task the label or its
+    negation), ``labels`` those that hold after thresholds, ``probabilities`` one for every label.
+    """
+
+    label: str
+    score: float
+    labels: list[str]
+    probabilities: dict[str, float]
+
+
+class Classifier:
+    """A classifier ready to use, in any process; it needs no Ray.
+
+    >>> classifier = Classifier.load("runs/x")
+    >>> classifier.predict(["Which organelle makes ATP?"])[0].label
+    'biology'
+    """
+
+    def __init__(
+        self, network: Network, encoding: Encoding, info: ArtifactInfo, *, precision: Literal["fp32", "bf16"] = "fp32", max_tokens: int | None = None
+    ) -> None:
+        """Wrap a network; ``max_tokens`` bounds the padded tokens of a batch (4,096 on a CPU, 32,768 elsewhere)."""
+        self.network = network
+        self.encoding = encoding
+        self.info = info
+        self.space: LabelSpace = info.space
+        self.precision = precision
+        self.max_tokens = max_tokens or (4096 if network.device.type == "cpu" else 32768)
+        self._thresholds = np.asarray(info.thresholds, dtype=np.float32)
+
+    @classmethod
+    def load(
+        cls, artifact: str | os.PathLike[str], *, device: str = "auto", precision: Precision = "auto", max_tokens: int | None = None
+    ) -> Classifier:
+        """Load an artifact or a run folder.
+
+        ``device`` is a PyTorch device or ``auto`` (CUDA where there is one). ``precision`` ``auto`` is float32 on a
+        CPU and bfloat16 on a GPU that computes in it. Raises ArtifactError, BackboneError or ResourceError.
+        """
+        folder = find_artifact(artifact)
+        place = choose_device(device)
+        chosen = choose_precision(precision, place) if precision != "auto" or place.type != "cpu" else "fp32"
+        lowered = chosen == "bf16" and not (folder / "backbone").is_dir()
+        network, encoding, info = load_artifact(folder, dtype=torch.bfloat16 if lowered else torch.float32)
+        network.to(place).eval()
+        return cls(network, encoding, info, precision=chosen, max_tokens=max_tokens)
+
+    def logits(self, texts: Sequence[str]) -> Floats:
+        """Raw logits ``[n, K]`` in float32, in the order of ``texts``; raises DataError for what is not text."""
+        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
+        if wrong is not None:
+            raise DataError(f"text {wrong + 1} of {len(texts)} is empty or not a string")
+        ids = self.encoding(texts)
+        pad = self.info.pad_token_id
+        ids = [row if len(row) else np.asarray([pad], dtype=np.int32) for row in ids]
+        result = np.empty((len(ids), len(self.space)), dtype=np.float32)
+        device = self.network.device
+        training = self.network.training
+        self.network.eval()
+        try:
+            # no_grad, not inference_mode: backbones cache tensors (rotary tables) that training reads afterwards.
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                for batch in plan_batches([len(row) for row in ids], self.max_tokens):
+                    input_ids, mask = pad_batch([ids[i] for i in batch], pad)
+                    result[batch] = self.network(input_ids.to(device), mask.to(device)).cpu().numpy()
+        finally:
+            self.network.train(training)
+        return result
+
+    def probabilities(self, texts: Sequence[str]) -> Floats:
+        """Probabilities ``[n, K]`` in float32: a softmax (multiclass) or a sigmoid each, after temperature."""
+        return self.space.probabilities(self.logits(texts) / np.float32(self.info.temperature))
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Labels with their probabilities, one Prediction a text."""
+        return self.interpret(self.probabilities(texts))
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens the backbone reads for ``texts``."""
+        return sum(len(row) for row in self.encoding(texts))
+
+    def interpret(self, probabilities: Floats) -> list[Prediction]:
+        """Probabilities ``[n, K]`` as Predictions, by the artifact's thresholds."""
+        names = self.space.names
+        holds = self.space.decide(probabilities, self._thresholds)
+        best = probabilities.argmax(axis=1)
+        predictions = []
+        for row, mask, top in zip(probabilities, holds, best, strict=True):
+            label, score = names[top], float(row[top])
+            if self.space.problem_type is ProblemType.BINARY and not mask[0]:
+                label, score = self.space.negative, 1.0 - score
+            held = [names[i] for i in np.flatnonzero(mask)]
+            predictions.append(Prediction(label, score, held, dict(zip(names, row.tolist(), strict=True))))
+        return predictions
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """A PyTorch device by name; ``auto`` is CUDA where there is one. Raises ResourceError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ResourceError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """``auto`` is bfloat16 where the device has instructions for it: a GPU from Ampere on, a CPU with AMX or AVX512-BF16."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return "fp32"

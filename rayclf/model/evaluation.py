@@ -1,0 +1,41 @@
+"""Metrics of a classifier on labelled rows, through the one inference path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from rayclf.labels import Floats, dense_targets
+from rayclf.metrics import MetricState
+from rayclf.model.engine import Classifier
+
+_WINDOW = 1024  # rows planned together: enough of them to find neighbours of like length
+
+
+def new_state(classifier: Classifier) -> MetricState:
+    """Empty counts for a classifier's label space and thresholds."""
+    return MetricState(classifier.space, np.asarray(classifier.info.thresholds, np.float32))
+
+
+def score_rows(classifier: Classifier, rows: pa.Table) -> Iterator[tuple[pa.Table, Floats]]:
+    """Canonical rows in windows of 1,024 with their probabilities."""
+    for start in range(0, rows.num_rows, _WINDOW):
+        window = rows.slice(start, _WINDOW).combine_chunks()
+        yield window, classifier.probabilities(window["text"].to_pylist())
+
+
+def evaluate_rows(
+    classifier: Classifier, rows: pa.Table, on_progress: Callable[[int], None] | None = None
+) -> tuple[MetricState, Floats]:
+    """The counts of ``rows`` and their probabilities ``[n, K]``, in order; ``on_progress`` gets the rows just done."""
+    state = new_state(classifier)
+    parts = [np.empty((0, len(classifier.space)), np.float32)]
+    for window, probabilities in score_rows(classifier, rows):
+        positive, unknown = (window[name].combine_chunks() for name in ("positive", "unknown"))
+        state.update(probabilities, dense_targets(positive, unknown, len(classifier.space)))
+        parts.append(probabilities)
+        if on_progress:
+            on_progress(window.num_rows)
+    return state, np.concatenate(parts)

@@ -1,0 +1,57 @@
+"""Write a classifier as a plain Transformers folder, adapters merged, for any tool that loads one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from rayclf import storage
+from rayclf.errors import OutputError
+from rayclf.model.artifact import find_artifact, load_artifact
+from rayclf.model.backbone import Network, load_tokenizer, set_pad_token
+
+
+def export(artifact: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+    """Write ``folder`` so that ``AutoModelForSequenceClassification.from_pretrained(folder)`` gives the same logits.
+
+    The head's weights go to the names that the architecture has for them; LoRA is merged into float32 weights.
+    A prompt template is not part of such a folder: whoever uses it must apply the artifact's own. Raises OutputError
+    when the folder exists and is not empty, ArtifactError when the artifact cannot be read.
+    """
+    source = find_artifact(artifact)
+    target = storage.local_path(folder, "export folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{target}: exists and is not an empty folder; choose another")
+    network, encoding, info = load_artifact(source)
+    tokenizer = load_tokenizer(source)
+    set_pad_token(network.config, tokenizer)
+    tokenizer.model_max_length = encoding.max_length
+    model = to_transformers(network)
+    with torch.no_grad():
+        scale_logits(network, info.temperature)
+    with storage.folder_whole(target) as draft:
+        model.save_pretrained(draft, safe_serialization=True)
+        tokenizer.save_pretrained(draft)
+    return target
+
+
+def scale_logits(network: Network, temperature: float) -> None:
+    """Put the temperature into the last linear layer: logits / T is the same layer with weights / T."""
+    for parameter in network.head.out.parameters():
+        parameter.div_(temperature)
+
+
+def to_transformers(network: Network) -> PreTrainedModel:
+    """The network as the ``…ForSequenceClassification`` it was parted from; its modules are shared, not copied."""
+    with torch.device("meta"):  # every weight is replaced below, so none is made
+        model = AutoModelForSequenceClassification.from_config(network.config)
+    pooler = getattr(model.base_model, "pooler", None)
+    setattr(model, model.base_model_prefix, network.backbone)
+    if pooler is not None:
+        network.backbone.pooler = pooler
+    network.head.put_into(model, network.layout)
+    model.eval()
+    return model  # type: ignore[no-any-return]

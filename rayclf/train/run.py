@@ -1,0 +1,90 @@
+"""The run folder: one training job on disk, readable without the process that writes it.
+
+    config.yaml  labels.json  status.json  metrics.jsonl  predictions.parquet  report.html  checkpoints/  artifact/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rayclf import storage
+from rayclf.config import Config
+from rayclf.errors import OutputError
+from rayclf.labels import LabelSpace
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run and what it left: ``artifact`` is the finished classifier, ``metrics`` those of each part."""
+
+    folder: Path
+
+    @property
+    def artifact(self) -> Path:
+        """The artifact of the best checkpoint."""
+        return self.folder / "artifact"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """``state`` (running, done, failed), progress and times."""
+        return dict(storage.read_json(self.folder / "status.json"))
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Metrics by part (``validation`` of the best checkpoint, ``test``)."""
+        return dict(storage.read_json(self.artifact / "rayclf.json")["metrics"])
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``: one a logged step or evaluation."""
+        file = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def write_status(self, **fields: Any) -> None:
+        """Lay ``fields`` over ``status.json`` and stamp the time."""
+        old = self.status if (self.folder / "status.json").exists() else {}
+        storage.write_json(self.folder / "status.json", old | fields | {"updated": now()})
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_place(output: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The folder for a new run; raises OutputError when it holds something else, or a run and not ``overwrite``."""
+    folder = storage.local_path(output, "--output")
+    if folder.is_file():
+        raise OutputError(f"{os.fspath(output)}: is a file; --output must name a folder for the run")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not _is_run(folder):
+            raise OutputError(f"{os.fspath(output)}: exists and is not a run; choose another --output")
+        if not overwrite:
+            raise OutputError(f"{os.fspath(output)}: holds a run already; choose another --output or pass --overwrite")
+    return folder
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and (folder / "status.json").is_file()
+
+
+def create_run(folder: Path, config: Config, space: LabelSpace, facts: Mapping[str, Any]) -> Run:
+    """Lay out the folder of a new run, in the place of an old one; :func:`check_place` has been asked before."""
+    if folder.is_dir() and _is_run(folder):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(folder)
+    with storage.write_whole(folder / "config.yaml") as file:
+        file.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    storage.write_json(folder / "labels.json", space.to_json())
+    run.write_status(state="running", started=now(), pid=os.getpid(), **facts)
+    return run
