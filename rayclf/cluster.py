@@ -29,7 +29,9 @@ def connect() -> None:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ResourceError(f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]})") from None
+            raise ResourceError(
+                f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]})"
+            ) from None
     else:
         ray.init(num_cpus=cores() + 1, include_dashboard=False, **quiet)
     token = Path.home() / ".ray" / "auth_token"

@@ -37,7 +37,9 @@ class DataConfig(Section):
     label: str | None = Field(None, description="Column of the labels; found by name and content when unset.")
     separator: str = Field("|", min_length=1, description="What parts several labels in one cell.")
     test: Share = Field(0.1, description="Share of the rows held out for the final test when no test file is given.")
-    validation: Share = Field(0.1, description="Share of the rows that choose the best checkpoint; 0 keeps the last one.")
+    validation: Share = Field(
+        0.1, description="Share of the rows that choose the best checkpoint; 0 keeps the last one."
+    )
 
 
 class LabelsConfig(Section):
@@ -52,7 +54,7 @@ class LoraConfig(Section):
 
     r: int = Field(16, ge=1, description="Rank of the update matrices.")
     alpha: float = Field(32, gt=0, description="Scale of the update: alpha / r.")
-    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the adapters.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
     target_modules: str | list[str] = Field("all-linear", description="Names of the adapted layers.")
 
 
@@ -72,12 +74,19 @@ class TrainConfig(Section):
 
     epochs: int = Field(3, ge=1, description="Passes over the training rows.")
     batch_size: int = Field(32, ge=1, description="Rows of one optimiser step, over all workers.")
-    micro_batch_tokens: int = Field(2048, ge=1, description="Padded tokens of one forward pass; sets the accumulation.")
+    micro_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Padded tokens of one forward pass, hence the accumulation; 512 on a CPU, 8192 on a GPU.",
+    )
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; by method and backbone size when unset.")
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises; then it falls linearly to 0.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of the backbone and head; a few epochs do as well without.")
     weight_decay: float = Field(0.01, ge=0, description="Of matrices; biases and norms are never decayed.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device computes in it.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the device computes in it."
+    )
     seed: int = Field(17, ge=0, description="Of the split, the head, the row order and dropout.")
     metric: str = Field("f1_macro", description="Chooses the best checkpoint, on the validation rows.")
     keep_checkpoints: int = Field(1, ge=1, description="How many of the best checkpoints stay.")
@@ -89,7 +98,9 @@ class ResourcesConfig(Section):
 
     workers: int | None = Field(None, ge=1, description="Training processes; one a GPU, else one, when unset.")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each worker.")
-    threads: int | None = Field(None, ge=1, description="Compute threads of a worker; the node's cores shared out when unset.")
+    threads: int | None = Field(
+        None, ge=1, description="Compute threads of a worker; the node's cores shared out when unset."
+    )
 
 
 class OutputConfig(Section):
@@ -118,7 +129,7 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | S
     tree: dict[str, Any] = {}
     if file is not None:
         try:
-            loaded = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)
+            loaded = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror}); check --config") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -152,7 +163,7 @@ def _split_override(text: str) -> tuple[str, Any]:
     if not equals or not path:
         raise ConfigError(f"--set {text}: must read section.field=value, such as train.epochs=3")
     try:
-        return path.strip(), yaml.load(value, Loader=_Loader)
+        return path.strip(), yaml.load(value, Loader=_Loader)  # noqa: S506  # a SafeLoader
     except yaml.YAMLError:
         return path.strip(), value
 

@@ -51,7 +51,9 @@ class LabelSpace:
             raise LabelError(f"label names repeat: {', '.join(twice[:5])}; every label needs its own name")
         size = len(self.names)
         if self.problem_type is ProblemType.BINARY and size != 1:
-            raise LabelError(f"a binary task has one label, not {size}; set labels.problem_type to multiclass or multilabel")
+            raise LabelError(
+                f"a binary task has one label, not {size}; set labels.problem_type to multiclass or multilabel"
+            )
         if self.problem_type is ProblemType.MULTICLASS and size < 2:
             raise LabelError("a multiclass task needs at least two labels")
         if size == 0:
@@ -79,7 +81,7 @@ class LabelSpace:
         return (1.0 / (1.0 + np.exp(-np.clip(x, -700, 700)))).astype(np.float32)
 
     def decide(self, probabilities: Floats, thresholds: Floats) -> npt.NDArray[np.bool_]:
-        """Which labels hold, ``[n, K]``: the most probable one for multiclass, else those that reach their threshold."""
+        """Which labels hold, ``[n, K]``: the most probable one (multiclass), else those that reach their threshold."""
         if self.problem_type is ProblemType.MULTICLASS:
             return np.arange(len(self)) == probabilities.argmax(axis=1)[:, None]
         return probabilities >= thresholds

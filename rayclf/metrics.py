@@ -76,7 +76,9 @@ class MetricState:
             self.loss -= float(np.log(np.where(truth, p, 1 - p))[known].sum())
             self.known += int(known.sum())
 
-    def _count_histogram(self, probabilities: Floats, truth: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> None:
+    def _count_histogram(
+        self, probabilities: Floats, truth: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]
+    ) -> None:
         p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
         position = (np.log(p / (1 - p)) / _LOGIT_RANGE + 1) / 2
         bins = np.clip((position * self.bins).astype(np.int64), 0, self.bins - 1)
@@ -131,7 +133,13 @@ class MetricState:
         result["per_label"] = [
             {"label": name, "precision": p, "recall": r, "f1": f, "roc_auc": a, "support": n}
             for name, p, r, f, a, n in zip(
-                self.space.names, precision.tolist(), recall.tolist(), f1.tolist(), auc.tolist(), support.tolist(), strict=True
+                self.space.names,
+                precision.tolist(),
+                recall.tolist(),
+                f1.tolist(),
+                auc.tolist(),
+                support.tolist(),
+                strict=True,
             )
         ]
         result["confusions"] = [

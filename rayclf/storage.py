@@ -30,7 +30,9 @@ def resolve(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, inner = fs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{text}: cannot be opened as a storage address ({error}); use a path, s3://, gs:// or abfs://") from None
+        raise UserError(
+            f"{text}: cannot be opened as a storage address ({error}); use a path, s3://, gs:// or abfs://"
+        ) from None
     return filesystem, inner
 
 

@@ -11,7 +11,19 @@ from rayclf.errors import AmbiguousColumn, DataError
 
 # The forms that published data sets and hosted platforms use; a pair decides both columns at once.
 PAIRS = (("prompt", "completion"), ("input", "expected_output"), ("text", "label"), ("text", "labels"))
-TEXT_NAMES = ("text", "prompt", "input", "sentence", "question", "content", "message", "utterance", "document", "body", "review")
+TEXT_NAMES = (
+    "text",
+    "prompt",
+    "input",
+    "sentence",
+    "question",
+    "content",
+    "message",
+    "utterance",
+    "document",
+    "body",
+    "review",
+)
 LABEL_NAMES = (
     "label", "labels", "completion", "expected_output", "category", "categories", "class", "target", "intent", "topic",
     "topics", "tag", "tags", "subject", "sentiment", "coarse_label",
@@ -56,7 +68,9 @@ def find_text(table: pa.Table, place: str, exclude: Sequence[str] = ()) -> str:
         return known[0]
     if not known:
         raise DataError(f"{place}: no column of text among: {', '.join(table.column_names)}; name it with --text")
-    raise AmbiguousColumn(f"{place}: several columns could be the text: {', '.join(known)}; choose one with --text", "--text", known)
+    raise AmbiguousColumn(
+        f"{place}: several columns could be the text: {', '.join(known)}; choose one with --text", "--text", known
+    )
 
 
 def _find_label(table: pa.Table, place: str, text: str) -> str:

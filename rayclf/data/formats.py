@@ -24,7 +24,14 @@ import pyarrow.parquet as pq
 from rayclf import storage
 from rayclf.errors import DataError
 
-EXTENSIONS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+EXTENSIONS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
 Values = list[str | None]
 
 csv.field_size_limit(2**31 - 1)  # a field may be a whole book; the default of 128 KiB refuses it
@@ -138,7 +145,9 @@ def _strict_records(reader: Any, place: str) -> Iterator[list[str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{place}: line {reader.line_num}: broken CSV ({error}); double the quotes inside a field") from None
+            raise DataError(
+                f"{place}: line {reader.line_num}: broken CSV ({error}); double the quotes inside a field"
+            ) from None
         if not record:
             continue  # a blank line
         width = width or len(record)
@@ -222,7 +231,7 @@ def _json_object(line: str, place: str, number: int) -> dict[str, Any]:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply or a number too long"
         raise DataError(f"{place}: line {number}: broken JSON ({reason})") from None
     if not isinstance(value, dict):
-        raise DataError(f"{place}: line {number}: must be a JSON object such as {{\"text\": …}}")
+        raise DataError(f'{place}: line {number}: must be a JSON object such as {{"text": …}}')
     return value
 
 

@@ -35,7 +35,9 @@ def stratified_split(rows: pa.Table, shares: dict[str, float], seed: int) -> dic
         parts["train"] += [row for text in ordered[start:] for row in by_text[text]]
     for part, share in shares.items():
         if share and not parts[part]:
-            raise DataError(f"too few rows ({len(texts)}) to hold out a {part} part; set data.{part} to 0 or give more rows")
+            raise DataError(
+                f"too few rows ({len(texts)}) to hold out a {part} part; set data.{part} to 0 or give more rows"
+            )
     return {part: rows.take(pa.array(sorted(indices), pa.int64())) for part, indices in parts.items()}
 
 

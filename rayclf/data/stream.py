@@ -45,12 +45,15 @@ class EveryRow(DataConfig):  # type: ignore[misc]  # Ray's class is untyped
     """
 
     def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        """The datasets of each worker by name; called by Ray Train when a group of workers starts."""
         shards: list[dict[str, Any]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
             dataset = dataset.copy(dataset)
             dataset.context.execution_options = self.default_ingest_options()
             dataset.context.execution_options.preserve_order = True
-            for shard, part in zip(shards, dataset.streaming_split(world_size, equal=False), strict=True):
+            one = world_size == 1  # which needs no process of its own to split the rows
+            parts = [dataset.iterator()] if one else dataset.streaming_split(world_size, equal=False)
+            for shard, part in zip(shards, parts, strict=True):
                 shard[name] = part
         return shards
 
@@ -71,7 +74,11 @@ class _Ragged(ArrowBatchCollateFn):  # type: ignore[misc]  # Ray's class is unty
 def epoch_batches(shard: ray.data.DataIterator, rows: int, labels: int, seed: int) -> Iterator[TokenBatch]:
     """One epoch over a worker's shard in batches of ``rows``, mixed in a window of 32,768 rows by ``seed``."""
     stream = shard.iter_torch_batches(
-        batch_size=rows, local_shuffle_buffer_size=_SHUFFLE_ROWS, local_shuffle_seed=seed, collate_fn=_Ragged(), device="cpu"
+        batch_size=rows,
+        local_shuffle_buffer_size=_SHUFFLE_ROWS,
+        local_shuffle_seed=seed,
+        collate_fn=_Ragged(),
+        device="cpu",
     )
     for tensors in stream:
         ids, positive, unknown = (_lists(tensors, name) for name in ("input_ids", "positive", "unknown"))

@@ -50,7 +50,9 @@ def read_label_column(column: pa.ChunkedArray, place: str, name: str, separator:
         row = pc.index(pc.is_null(column), True).as_py() + 1
         raise DataError(f"{place}: row {row}, column '{name}': no label")
     texts = encoded.dictionary.to_pylist()
-    several = any(separator in text for text in texts if text[:1] not in "{[") or any(text.lstrip()[:1] == "[" for text in texts)
+    several = any(separator in text for text in texts if text[:1] not in "{[") or any(
+        text.lstrip()[:1] == "[" for text in texts
+    )
     parsed.cells.extend(_parse(parsed, position, text, separator, several) for position, text in enumerate(texts))
     _check_numbers(parsed)
     return parsed
@@ -123,7 +125,9 @@ def infer_space(column: LabelColumn, problem_type: ProblemType | None = None) ->
         objects = [cell for cell in column.cells if isinstance(cell, Mapping)]
         names = list(dict.fromkeys(name for cell in objects for name in cell))
         one_each = all(sum(flag == 1 for flag in cell.values()) == 1 for cell in objects)
-        guess = ProblemType.BINARY if len(names) == 1 else ProblemType.MULTICLASS if one_each else ProblemType.MULTILABEL
+        guess = (
+            ProblemType.BINARY if len(names) == 1 else ProblemType.MULTICLASS if one_each else ProblemType.MULTILABEL
+        )
     elif isinstance(first, tuple):
         names = _sorted({name for cell in column.cells if isinstance(cell, tuple) for name in cell})
         guess = ProblemType.MULTILABEL
@@ -186,7 +190,9 @@ def _cell_names(cell: Cell, space: LabelSpace) -> list[str]:
 
 
 def _check_known(column: LabelColumn, space: LabelSpace) -> None:
-    missing = dict.fromkeys(name for cell in column.cells for name in _cell_names(cell, space) if name not in space.index)
+    missing = dict.fromkeys(
+        name for cell in column.cells for name in _cell_names(cell, space) if name not in space.index
+    )
     if missing:
         names = ", ".join(list(missing)[:10]) + (", …" if len(missing) > 10 else "")
         raise LabelError(

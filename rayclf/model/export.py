@@ -54,4 +54,4 @@ def to_transformers(network: Network) -> PreTrainedModel:
         network.backbone.pooler = pooler
     network.head.put_into(model, network.layout)
     model.eval()
-    return model  # type: ignore[no-any-return]
+    return model

@@ -38,7 +38,9 @@ _ENCODERS = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "mpnet": _ROBERTA,
-    "electra": HeadLayout("classifier.out_proj", dense="classifier.dense", activation="gelu", dropout="classifier.dropout"),
+    "electra": HeadLayout(
+        "classifier.out_proj", dense="classifier.dense", activation="gelu", dropout="classifier.dropout"
+    ),
     "distilbert": HeadLayout("classifier", dense="pre_classifier", activation="relu", dropout="dropout"),
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA,
@@ -55,9 +57,13 @@ def layout_of(model: PreTrainedModel) -> HeadLayout:
     layout = _ENCODERS.get(config.model_type)
     if layout is None:
         known = ", ".join(_ENCODERS)
-        raise BackboneError(f"backbone type '{config.model_type}' has a head that rayclf does not know; use a decoder or one of: {known}")
+        raise BackboneError(
+            f"rayclf does not know the head of backbone type '{config.model_type}'; use a decoder or one of: {known}"
+        )
     if config.model_type == "modernbert":
-        return HeadLayout(**{**layout.__dict__, "pooling": config.classifier_pooling, "activation": config.classifier_activation})
+        return HeadLayout(
+            **{**layout.__dict__, "pooling": config.classifier_pooling, "activation": config.classifier_activation}
+        )
     return layout
 
 
@@ -69,7 +75,7 @@ class Head(nn.Module):
         super().__init__()
 
         def part(path: str | None) -> nn.Module:
-            return attrgetter(path)(model) if path else nn.Identity()  # type: ignore[no-any-return]
+            return attrgetter(path)(model) if path else nn.Identity()
 
         self.dense = part(layout.dense)
         self.activation = ACT2FN[layout.activation] if layout.activation else nn.Identity()

@@ -1,8 +1,8 @@
 """Checkpoints: an artifact that can be used as it is, beside the state that training goes on from. Nothing pickled.
 
-    artifact/           the classifier at this point
-    state.safetensors   the optimizer's tensors
-    state.json          the epoch and step reached
+artifact/           the classifier at this point
+state.safetensors   the optimizer's tensors
+state.json          the epoch and step reached
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def save_checkpoint(
     save_artifact(folder / "artifact", network, tokenizer, info)
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     tensors = {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
-    safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "state.safetensors")
+    safetensors.torch.save_file(
+        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "state.safetensors"
+    )
     storage.write_json(folder / "state.json", asdict(progress))
 
 

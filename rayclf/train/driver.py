@@ -48,7 +48,14 @@ def train(
     settings = _settings(config, backbone, overrides)
     folder = check_place(output, settings.output.overwrite)
     found, parts = prepare_rows(data, test, settings)
-    on_event({"kind": "data", "rows": {part: table.num_rows for part, table in parts.items()}, "space": found.space, "parts": parts})
+    on_event(
+        {
+            "kind": "data",
+            "rows": {part: table.num_rows for part, table in parts.items()},
+            "space": found.space,
+            "parts": parts,
+        }
+    )
     plan = _plan_model(settings, found)
     connect()
     workers = _workers(settings)
@@ -60,9 +67,22 @@ def train(
         }
     )
     rows = {part: table.num_rows for part, table in parts.items()}
-    facts = {"data": os.fspath(data), "test": os.fspath(test) if test else None, "rows": rows, "backbone": plan.info.backbone.id}
+    facts = {
+        "data": os.fspath(data),
+        "test": os.fspath(test) if test else None,
+        "rows": rows,
+        "backbone": plan.info.backbone.id,
+    }
     run = create_run(folder, resolved, found.space, facts | {"epochs": settings.train.epochs})
-    on_event({"kind": "start", "backbone": plan.info.backbone.id, "tuning": plan.info.tuning, "parameters": plan.parameters, "workers": workers})
+    on_event(
+        {
+            "kind": "start",
+            "backbone": plan.info.backbone.id,
+            "tuning": plan.info.tuning,
+            "parameters": plan.parameters,
+            "workers": workers,
+        }
+    )
     try:
         checkpoint = _fit(run, resolved, plan, parts, workers, on_event)
         _finish(run, checkpoint)
@@ -92,7 +112,7 @@ def _settings(config: Config | str | Path | None, backbone: str | None, override
 def prepare_rows(
     data: str | os.PathLike[str], test: str | os.PathLike[str] | None, settings: Config
 ) -> tuple[LabelledRows, dict[str, pa.Table]]:
-    """The labelled rows of ``data`` and their parts: ``train``, and ``validation`` and ``test`` where they have rows."""
+    """The labelled rows of ``data`` and their parts: ``train``, and ``validation`` and ``test`` if they have rows."""
     found = read_labelled(data, settings.data, problem_type=settings.labels.problem_type)
     shares = {"validation": settings.data.validation}
     given = {}
@@ -142,7 +162,9 @@ def _plan_model(settings: Config, found: LabelledRows) -> ModelPlan:
         thresholds=[threshold] * len(space),
         temperature=1.0,
         text_column=found.text,
-        backbone=BackboneRef(id=name, revision=model.revision, model_type=about.config.model_type, sha256=weight_hashes(source)),
+        backbone=BackboneRef(
+            id=name, revision=model.revision, model_type=about.config.model_type, sha256=weight_hashes(source)
+        ),
     )
     rate = settings.train.learning_rate or default_learning_rate(tuning, about.parameters)
     return ModelPlan(info, encoding, rate, about.parameters)
@@ -154,22 +176,37 @@ def _workers(settings: Config) -> int:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = settings.resources.workers or max(1, gpus)
     if gpus and workers > gpus:
-        raise ResourceError(f"resources.workers: {workers} workers want a GPU each and the cluster has {gpus}; lower it")
+        raise ResourceError(
+            f"resources.workers: {workers} workers want a GPU each and the cluster has {gpus}; lower it"
+        )
     if workers > settings.train.batch_size:
-        raise ConfigError(f"train.batch_size: {settings.train.batch_size} rows cannot be shared by {workers} workers; raise it")
+        raise ConfigError(
+            f"train.batch_size: {settings.train.batch_size} rows cannot be shared by {workers} workers; raise it"
+        )
     needed = workers * settings.resources.cpus_per_worker + 1
-    require_cpus(needed, f"training with {workers} worker(s), and one CPU for reading,", "lower resources.workers or resources.cpus_per_worker")
+    require_cpus(
+        needed,
+        f"training with {workers} worker(s), and one CPU for reading,",
+        "lower resources.workers or resources.cpus_per_worker",
+    )
     return workers
 
 
-def _fit(run: Run, config: Config, plan: ModelPlan, parts: dict[str, pa.Table], workers: int, on_event: Callable[[Event], None]) -> Any:
+def _fit(
+    run: Run,
+    config: Config,
+    plan: ModelPlan,
+    parts: dict[str, pa.Table],
+    workers: int,
+    on_event: Callable[[Event], None],
+) -> Any:
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from rayclf.data.stream import EveryRow, training_stream
+    from rayclf.train.job import Job, train_loop
     from rayclf.train.journal import open_journal
-    from rayclf.train.worker import Job, train_loop
 
     journal = open_journal(run.folder)
     gpu = bool(ray.cluster_resources().get("GPU", 0))
@@ -177,7 +214,7 @@ def _fit(run: Run, config: Config, plan: ModelPlan, parts: dict[str, pa.Table], 
         config=config,
         space=LabelSpace.from_json(plan.info.label_space),
         encoding=plan.encoding,
-        info=plan.info,
+        info=plan.info.model_dump(),
         learning_rate=plan.learning_rate,
         train_rows=parts["train"].num_rows,
         held_out={part: ray.put(table) for part, table in parts.items() if part != "train"},
@@ -196,7 +233,9 @@ def _fit(run: Run, config: Config, plan: ModelPlan, parts: dict[str, pa.Table], 
             name="checkpoints",
             storage_path=str(run.folder),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=config.train.keep_checkpoints, checkpoint_score_attribute="rank_by", checkpoint_score_order="max"
+                num_to_keep=config.train.keep_checkpoints,
+                checkpoint_score_attribute="rank_by",
+                checkpoint_score_order="max",
             ),
             failure_config=FailureConfig(max_failures=config.train.max_failures),
         ),

@@ -1,6 +1,6 @@
 """The run folder: one training job on disk, readable without the process that writes it.
 
-    config.yaml  labels.json  status.json  metrics.jsonl  predictions.parquet  report.html  checkpoints/  artifact/
+config.yaml  labels.json  status.json  metrics.jsonl  predictions.parquet  report.html  checkpoints/  artifact/
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def train_step(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(micro.input_ids.to(device), micro.attention_mask.to(device))
         loss = loss_sum(logits, micro.targets.to(device), problem_type) / max(terms, 1.0)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter in parameters:
@@ -119,7 +119,7 @@ def all_sum(tensors: Iterable[Tensor]) -> None:
         if bucket and (tensor is None or full or tensor.dtype != bucket[0].dtype):
             flat = torch.cat([t.reshape(-1) for t in bucket])
             dist.all_reduce(flat)
-            for target, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+            for target, part in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
                 target.copy_(part.view_as(target))
             bucket = []
         if tensor is not None:

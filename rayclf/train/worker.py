@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,9 @@ import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from rayclf.cluster import quiet_data
-from rayclf.config import Config
 from rayclf.data.stream import epoch_batches
-from rayclf.data.tokens import Encoding, TokenBatch
+from rayclf.data.tokens import TokenBatch
 from rayclf.errors import RayclfError
-from rayclf.labels import LabelSpace
 from rayclf.metrics import LOWER_IS_BETTER, is_better
 from rayclf.model.adapters import add_lora
 from rayclf.model.artifact import ArtifactInfo, load_weights
@@ -31,43 +29,18 @@ from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer
 from rayclf.model.engine import Classifier, choose_precision
 from rayclf.model.evaluation import evaluate_rows
 from rayclf.train.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
+from rayclf.train.job import Job
 from rayclf.train.optimizer import make_optimizer, rate_at
 from rayclf.train.step import all_sum, micro_batches, train_step
-
-TABLES = ("per_label", "confusions")  # parts of the metrics that are tables, not numbers
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs to know; travels by pickle inside one cluster."""
-
-    config: Config
-    space: LabelSpace
-    encoding: Encoding
-    info: ArtifactInfo
-    learning_rate: float
-    train_rows: int
-    held_out: Mapping[str, Any]  # part name → reference of its canonical rows; "validation", "test"
-    journal: Any
-    threads: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one pass."""
-        return -(-self.train_rows // self.config.train.batch_size)
-
-
-def train_loop(settings: dict[str, Any]) -> None:
-    """Ray Train's entry into each worker; ``settings["job"]`` is a :class:`Job`."""
-    quiet_data()
-    Worker(settings["job"]).run()
 
 
 class Worker:
     """One training process. Every worker walks through the same steps; worker 0 also writes."""
 
     def __init__(self, job: Job) -> None:
+        quiet_data()
         self.job = job
+        self.info = ArtifactInfo.model_validate(job.info)
         self.config = job.config.train
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -84,20 +57,22 @@ class Worker:
                 self.progress = load_progress(Path(folder))
 
     def _load(self) -> tuple[Network, PreTrainedTokenizerBase]:
-        job, ref = self.job, self.job.info.backbone
+        job, ref = self.job, self.info.backbone
         source = fetch(job.config.model.backbone, ref.revision)
-        lora = job.info.tuning == "lora"
+        lora = self.info.tuning == "lora"
         dtype = torch.bfloat16 if lora and self.precision == "bf16" else torch.float32
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            network = load_network(source, job.space, dtype=dtype, seed=self.config.seed)
+            network = load_network(source, job.space, dtype=dtype, seed=self.config.seed, dropout=self.config.dropout)
             if lora:
                 add_lora(network, job.config.model.lora)
         else:
             with checkpoint.as_directory() as folder:
                 saved = Path(folder) / "artifact"
-                network = load_network(source if lora else saved / "backbone", job.space, dtype=dtype)
-                load_weights(network, saved, job.info, merge=False, trainable=True)
+                network = load_network(
+                    source if lora else saved / "backbone", job.space, dtype=dtype, dropout=self.config.dropout
+                )
+                load_weights(network, saved, self.info, merge=False, trainable=True)
         network.to(self.device).train()
         return network, load_tokenizer(source)
 
@@ -140,7 +115,8 @@ class Worker:
         rate = rate_at(step, self.job.steps_per_epoch * config.epochs, config, self.job.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        micros = micro_batches(batch, config.micro_batch_tokens, self.job.info.pad_token_id) if batch else []
+        tokens = config.micro_batch_tokens or (512 if self.device.type == "cpu" else 8192)
+        micros = micro_batches(batch, tokens, self.info.pad_token_id) if batch else []
         result = train_step(
             self.network,
             micros,
@@ -153,7 +129,12 @@ class Worker:
         if result is None:
             return None
         self.progress = replace(self.progress, step=step + 1)
-        return {"loss": round(result.loss, 6), "learning_rate": rate, "grad_norm": round(result.grad_norm, 6), "rows": result.rows}
+        return {
+            "loss": round(result.loss, 6),
+            "learning_rate": rate,
+            "grad_norm": round(result.grad_norm, 6),
+            "rows": result.rows,
+        }
 
     def _log(self, fields: Mapping[str, Any]) -> None:
         if self.rank == 0:
@@ -162,7 +143,7 @@ class Worker:
             )
 
     def _live(self) -> Classifier:
-        return Classifier(self.network, self.job.encoding, self.job.info, precision=self.precision)
+        return Classifier(self.network, self.job.encoding, self.info, precision=self.precision)
 
     def _evaluate(self, part: str, classifier: Classifier) -> dict[str, Any] | None:
         """Metrics of a held-out part, each worker doing its share of the rows; None when there is no such part."""
@@ -187,7 +168,13 @@ class Worker:
                 ray.get(self.job.journal.predictions.remote(_predictions(rows, probabilities)))
             ray.get(
                 self.job.journal.event.remote(
-                    {"kind": "evaluation", "part": part, "step": self.progress.step, "epoch": self.progress.epoch, **metrics}
+                    {
+                        "kind": "evaluation",
+                        "part": part,
+                        "step": self.progress.step,
+                        "epoch": self.progress.epoch,
+                        **metrics,
+                    }
                 )
             )
         return metrics
@@ -201,7 +188,7 @@ class Worker:
             ray.train.report(report)
             return
         with tempfile.TemporaryDirectory() as folder:
-            info = self.job.info.model_copy(update={"metrics": {"validation": metrics} if metrics else {}})
+            info = self.info.model_copy(update={"metrics": {"validation": metrics} if metrics else {}})
             save_checkpoint(Path(folder), self.network, self.tokenizer, info, self.optimizer, self.progress)
             ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
@@ -221,4 +208,6 @@ class Worker:
 def _predictions(rows: pa.Table, probabilities: np.ndarray[Any, Any]) -> pa.Table:
     flat = pa.array(probabilities.reshape(-1), pa.float32())
     offsets = pa.array(np.arange(len(probabilities) + 1, dtype=np.int32) * probabilities.shape[1])
-    return rows.select(["id", "positive", "unknown"]).append_column("probabilities", pa.ListArray.from_arrays(offsets, flat))
+    return rows.select(["id", "positive", "unknown"]).append_column(
+        "probabilities", pa.ListArray.from_arrays(offsets, flat)
+    )

@@ -1,0 +1,42 @@
+"""What the driver tells each worker. Light to import: Ray's controller unpickles it too, and needs no model code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayclf.config import Config
+from rayclf.data.tokens import Encoding
+from rayclf.labels import LabelSpace
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job; travels by pickle inside one cluster.
+
+    ``info`` is the artifact's description in JSON form, ``held_out`` maps a part's name (``validation``, ``test``) to
+    a reference of its canonical rows, ``journal`` is the actor that writes the run folder.
+    """
+
+    config: Config
+    space: LabelSpace
+    encoding: Encoding
+    info: Mapping[str, Any]
+    learning_rate: float
+    train_rows: int
+    held_out: Mapping[str, Any]
+    journal: Any
+    threads: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one pass."""
+        return -(-self.train_rows // self.config.train.batch_size)
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """Ray Train's entry into each worker; ``settings["job"]`` is a :class:`Job`."""
+    from rayclf.train.worker import Worker
+
+    Worker(settings["job"]).run()
