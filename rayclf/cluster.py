@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from rayclf.errors import ResourceError
+from rayclf.errors import RayclfError, ResourceError, UserError
 
 
 def connect() -> None:
@@ -23,6 +23,7 @@ def connect() -> None:
     # Reports reach the trainer when it polls its workers: every 2 s by default, which a small run would feel.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on actors would break into the progress bar
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -62,3 +63,17 @@ def require_cpus(needed: float, what: str, mend: str) -> None:
     there = ray.cluster_resources().get("CPU", 0)
     if there < needed:
         raise ResourceError(f"{what} needs {needed:g} CPUs and the cluster has {there:g}; {mend}")
+
+
+def root_cause(error: BaseException, what: str) -> BaseException:
+    """The UserError that a Ray process met, out of Ray's wrappings; else one line that says how ``what`` failed."""
+    failures = [*(getattr(error, "worker_failures", None) or {}).values(), error]
+    for failure in failures:
+        inner: BaseException | None = failure
+        while inner is not None:
+            if isinstance(inner, RayclfError):
+                cause = getattr(inner, "cause", None)
+                return cause if isinstance(cause, UserError) else inner
+            inner = getattr(inner, "cause", None) or inner.__cause__
+    lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]
+    return RayclfError(f"{what} failed: {lines[-1] if lines else type(failures[0]).__name__}")

@@ -1,118 +1,21 @@
-"""The artifact: a folder that holds a finished classifier. Safetensors and JSON only, every file under its SHA-256.
-
-rayclf.json        what it is: label space, thresholds, temperature, backbone, metrics, hashes
-head.safetensors   the head
-tokenizer.json …   the tokenizer
-adapter/           LoRA in PEFT's layout, the backbone being elsewhere; or
-backbone/          the whole tuned backbone in Transformers' layout
-"""
+"""Write and load artifacts: safetensors and JSON only, every file under its SHA-256 (see :mod:`rayclf.model.info`)."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from rayclf import storage
 from rayclf.data.tokens import Encoding
 from rayclf.errors import ArtifactError
-from rayclf.labels import LabelSpace
 from rayclf.model.adapters import load_lora, save_lora
 from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer, weight_hashes
+from rayclf.model.info import ArtifactInfo, read_info, verify, write_info
 
-INFO, HEAD = "rayclf.json", "head.safetensors"
-_VERSIONED = ("rayclf", "torch", "transformers", "tokenizers", "peft")
-
-
-class BackboneRef(BaseModel):
-    """Which backbone is under the head, and its weights by hash."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str
-    revision: str | None
-    model_type: str
-    sha256: dict[str, str]
-
-
-class ArtifactInfo(BaseModel):
-    """``rayclf.json``."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: Literal[1] = 1
-    label_space: dict[str, Any]
-    method: Literal["head"] = "head"
-    tuning: Literal["full", "lora"]
-    pooling: Literal["cls", "mean", "last"]
-    template: str
-    max_length: int = Field(ge=1)
-    pad_token_id: int = Field(ge=0)
-    thresholds: list[float]
-    temperature: float = Field(1.0, gt=0)
-    text_column: str
-    backbone: BackboneRef
-    metrics: dict[str, dict[str, Any]] = {}
-    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    versions: dict[str, str] = Field(default_factory=lambda: {n: importlib.metadata.version(n) for n in _VERSIONED})
-    files: dict[str, str] = {}
-
-    @property
-    def space(self) -> LabelSpace:
-        """The label space."""
-        return LabelSpace.from_json(self.label_space)
-
-
-def find_artifact(path: str | os.PathLike[str]) -> Path:
-    """The artifact folder at ``path``, which may also be a run folder or a checkpoint; raises ArtifactError if none."""
-    folder = storage.local_path(path, "artifact")
-    for candidate in (folder, folder / "artifact"):
-        if (candidate / INFO).is_file():
-            return candidate
-    if not folder.exists():
-        raise ArtifactError(f"{os.fspath(path)}: no such folder; give an artifact or a run folder")
-    raise ArtifactError(f"{os.fspath(path)}: neither an artifact nor a finished run: no {INFO} in it")
-
-
-def read_info(folder: Path) -> ArtifactInfo:
-    """Read ``rayclf.json``; raises ArtifactError when it is damaged or of a later format."""
-    place = folder / INFO
-    try:
-        info = ArtifactInfo.model_validate(storage.read_json(place))
-        if len(info.thresholds) != len(info.space):
-            raise ValueError("thresholds and labels differ in number")
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{place}: damaged, or written by a later rayclf ({where}: {first['msg']})") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ArtifactError(f"{place}: damaged ({' '.join(str(error).split())[:200]})") from None
-    return info
-
-
-def write_info(folder: Path, info: ArtifactInfo) -> None:
-    """Write ``rayclf.json`` last, when every other file is in place, with the hash of each."""
-    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name != INFO)
-    info = info.model_copy(update={"files": {name: storage.sha256(folder / name) for name in names}})
-    storage.write_json(folder / INFO, info.model_dump())
-
-
-def verify(folder: Path, info: ArtifactInfo) -> None:
-    """Compare every file with its recorded SHA-256; raises ArtifactError that names the first that differs."""
-    for name, expected in info.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise ArtifactError(f"{file}: missing; the artifact is not whole, copy it again")
-        if storage.sha256(file) != expected:
-            raise ArtifactError(f"{file}: damaged, its SHA-256 is not the recorded one; copy the artifact again")
+HEAD = "head.safetensors"
 
 
 def save_artifact(folder: Path, network: Network, tokenizer: PreTrainedTokenizerBase, info: ArtifactInfo) -> None:

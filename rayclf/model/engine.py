@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from rayclf.data.tokens import Encoding
+from rayclf.data.tokens import Encoding, Ids
 from rayclf.errors import DataError, ResourceError
 from rayclf.labels import Floats, LabelSpace, ProblemType
-from rayclf.model.artifact import ArtifactInfo, find_artifact, load_artifact
+from rayclf.model.artifact import load_artifact
 from rayclf.model.backbone import Network
+from rayclf.model.info import ArtifactInfo, find_artifact
 from rayclf.model.packing import pad_batch, plan_batches
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -85,14 +86,16 @@ class Classifier:
         network.to(place).eval()
         return cls(network, encoding, info, precision=chosen, max_tokens=max_tokens)
 
-    def logits(self, texts: Sequence[str]) -> Floats:
-        """Raw logits ``[n, K]`` in float32, in the order of ``texts``; raises DataError for what is not text."""
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Token ids of each text, at least one; raises DataError for what is not text."""
         wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
         if wrong is not None:
             raise DataError(f"text {wrong + 1} of {len(texts)} is empty or not a string")
-        ids = self.encoding(texts)
-        pad = self.info.pad_token_id
-        ids = [row if len(row) else np.asarray([pad], dtype=np.int32) for row in ids]
+        nothing = np.asarray([self.info.pad_token_id], dtype=np.int32)  # some tokenizers drop what they do not know
+        return [row if len(row) else nothing for row in self.encoding(texts)]
+
+    def forward(self, ids: Sequence[Ids]) -> Floats:
+        """Raw logits ``[n, K]`` in float32 of token ids, in their order; batches are planned by length."""
         result = np.empty((len(ids), len(self.space)), dtype=np.float32)
         device = self.network.device
         training = self.network.training
@@ -101,23 +104,27 @@ class Classifier:
             # no_grad, not inference_mode: backbones cache tensors (rotary tables) that training reads afterwards.
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 for batch in plan_batches([len(row) for row in ids], self.max_tokens):
-                    input_ids, mask = pad_batch([ids[i] for i in batch], pad)
+                    input_ids, mask = pad_batch([ids[i] for i in batch], self.info.pad_token_id)
                     result[batch] = self.network(input_ids.to(device), mask.to(device)).cpu().numpy()
         finally:
             self.network.train(training)
         return result
 
+    def logits(self, texts: Sequence[str]) -> Floats:
+        """Raw logits ``[n, K]`` in float32, in the order of ``texts``; raises DataError for what is not text."""
+        return self.forward(self.encode(texts))
+
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Probabilities ``[n, K]`` in float32: a softmax (multiclass) or a sigmoid each, after temperature."""
-        return self.space.probabilities(self.logits(texts) / np.float32(self.info.temperature))
+        return self.to_probabilities(self.logits(texts))
+
+    def to_probabilities(self, logits: Floats) -> Floats:
+        """Raw logits to probabilities, both ``[n, K]``."""
+        return self.space.probabilities(logits / np.float32(self.info.temperature))
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Labels with their probabilities, one Prediction a text."""
         return self.interpret(self.probabilities(texts))
-
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """How many tokens the backbone reads for ``texts``."""
-        return sum(len(row) for row in self.encoding(texts))
 
     def interpret(self, probabilities: Floats) -> list[Prediction]:
         """Probabilities ``[n, K]`` as Predictions, by the artifact's thresholds."""

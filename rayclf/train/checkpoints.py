@@ -16,8 +16,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rayclf import storage
-from rayclf.model.artifact import ArtifactInfo, save_artifact
+from rayclf.model.artifact import save_artifact
 from rayclf.model.backbone import Network
+from rayclf.model.info import ArtifactInfo
 
 
 @dataclass(frozen=True)

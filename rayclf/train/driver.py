@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import threading
@@ -14,13 +13,15 @@ from typing import Any
 import pyarrow as pa
 
 from rayclf import storage
-from rayclf.cluster import connect, cores, require_cpus
+from rayclf.cluster import connect, cores, require_cpus, root_cause
 from rayclf.config import Config, load_config
 from rayclf.data.rows import LabelledRows, read_labelled
 from rayclf.data.split import stratified_split
-from rayclf.errors import ConfigError, RayclfError, ResourceError, UserError
+from rayclf.data.tokens import Encoding
+from rayclf.errors import ConfigError, ResourceError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.metrics import METRICS
+from rayclf.model.info import ArtifactInfo, BackboneRef, read_info, write_info
 from rayclf.train.run import Run, check_place, create_run, now
 
 Event = dict[str, Any]
@@ -131,15 +132,14 @@ def prepare_rows(
 class ModelPlan:
     """What is decided about the model before any worker starts."""
 
-    info: Any  # ArtifactInfo, whose module takes seconds to import
-    encoding: Any
+    info: ArtifactInfo
+    encoding: Encoding
     learning_rate: float
     parameters: int
 
 
 def _plan_model(settings: Config, found: LabelledRows) -> ModelPlan:
     """Look at the backbone without its weights: what it is, how to tune it, how to read text for it."""
-    from rayclf.model.artifact import ArtifactInfo, BackboneRef
     from rayclf.model.backbone import DEFAULT_BACKBONE, describe, fetch, load_tokenizer, text_encoding, weight_hashes
     from rayclf.train.optimizer import default_learning_rate
 
@@ -248,13 +248,13 @@ def _fit(
     try:
         result = trainer.fit()
     except Exception as error:
-        raise _cause(error) from error
+        raise root_cause(error, "training") from error
     finally:
         stop.set()
         watcher.join()
         ray.kill(journal)
     if result.error is not None:
-        raise _cause(result.error) from result.error
+        raise root_cause(result.error, "training") from result.error
     best = max(result.best_checkpoints, key=lambda pair: pair[1]["rank_by"])
     return best[0]
 
@@ -272,24 +272,8 @@ def _watch(run: Run, on_event: Callable[[Event], None], stop: threading.Event) -
             return
 
 
-def _cause(error: BaseException) -> BaseException:
-    """A worker's own UserError out of Ray's wrappings, else one line that says where to look."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in [*failures.values(), error]:
-        inner: BaseException | None = failure
-        while inner is not None:
-            if isinstance(inner, UserError):
-                return inner
-            inner = inner.__cause__ or getattr(inner, "cause", None) or getattr(inner, "_failure", None)
-    first = next(iter(failures.values()), error)
-    logging.getLogger(__name__).debug("training failed", exc_info=error)
-    lines = [line for line in str(first).strip().splitlines() if line.strip()]
-    return RayclfError(f"training failed: {lines[-1].strip() if lines else type(first).__name__}")
-
-
 def _finish(run: Run, checkpoint: Any) -> None:
     """Make the best checkpoint's artifact the run's, with all metrics in it, and draw the report."""
-    from rayclf.model.artifact import read_info, write_info
     from rayclf.train.report import write_report
 
     with checkpoint.as_directory() as folder, storage.folder_whole(run.artifact) as draft:

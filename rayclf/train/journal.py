@@ -26,7 +26,7 @@ class Journal:
 
     def event(self, event: dict[str, Any]) -> None:
         """Write one line; an event with a ``step`` is progress as well."""
-        self._lines.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+        self._lines.write(json.dumps(storage.plain({"time": round(time.time(), 3), **event})) + "\n")
         self._lines.flush()
         if time.monotonic() - self._stamped > 1 and "step" in event:
             self._stamped = time.monotonic()

@@ -24,10 +24,11 @@ from rayclf.data.tokens import TokenBatch
 from rayclf.errors import RayclfError
 from rayclf.metrics import LOWER_IS_BETTER, is_better
 from rayclf.model.adapters import add_lora
-from rayclf.model.artifact import ArtifactInfo, load_weights
+from rayclf.model.artifact import load_weights
 from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer
 from rayclf.model.engine import Classifier, choose_precision
 from rayclf.model.evaluation import evaluate_rows
+from rayclf.model.info import ArtifactInfo
 from rayclf.train.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
 from rayclf.train.job import Job
 from rayclf.train.optimizer import make_optimizer, rate_at

@@ -1,0 +1,186 @@
+"""Score an input of any size with Ray Data: every row once, in files that appear whole, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from rayclf import storage
+from rayclf.cluster import connect, cores, require_cpus, root_cause
+from rayclf.data.columns import find_text
+from rayclf.data.formats import format_of, open_parquet, read_batches
+from rayclf.errors import DataError
+from rayclf.model.info import find_artifact, read_info
+from rayclf.score.manifest import FORMAT, Manifest
+from rayclf.score.units import InputFile, Unit, find_files, look_at, plan_units, rows_a_unit
+
+if TYPE_CHECKING:
+    from rayclf.score.scorer import Layout, ScoreJob
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What a scoring job did. ``rows``, ``errors`` and ``tokens`` count the whole output, ``scored_rows`` this run's;
+    ``seconds`` is the time from the first unit's begin to the last one's end, loading not counted."""
+
+    output: str
+    rows: int
+    errors: int
+    tokens: int
+    units: int
+    scored_rows: int
+    seconds: float
+    rows_per_second: float
+
+
+def score(
+    artifact: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    columns: Sequence[str] | None = None,
+    probabilities: Layout = "list",
+    precision: str = "auto",
+    replicas: int | None = None,
+    overwrite: bool = False,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> ScoreSummary:
+    """Score a file or a folder of files into a folder of Parquet files.
+
+    The text column is ``text``, else the one the classifier was trained on, else the one that can be it. All columns
+    are kept unless ``columns`` says which. The output has one row for each input row: the kept columns, ``id``,
+    ``label``, ``score``, ``labels``, ``probabilities`` (a list in label order, one column a label, or none), and
+    ``error`` where a row has no text to score. Calling it again finishes what is missing and rewrites nothing.
+
+    ``replicas`` are the processes that score: one a GPU, else one a core, when unset. ``on_event`` gets
+    ``{"kind": "plan", …}`` and then ``{"kind": "unit", "rows": done, "of": total, …}``. Raises UserError for what the
+    caller can mend, before anything is written.
+    """
+    folder = find_artifact(artifact)
+    info = read_info(folder)
+    files = [look_at(file) for file in find_files(source)]
+    text = text or _text_column(files, info.text_column)
+    kept = _kept_columns(files, text, columns)
+    size = rows_a_unit(sum(file.rows for file in files))
+    plan = {
+        "format": FORMAT,
+        "artifact": storage.sha256(folder / "rayclf.json"),  # which holds the hashes of all its files
+        "text": text,
+        "columns": list(kept),
+        "probabilities": probabilities,
+        "precision": precision,
+        "rows_a_unit": size,
+        "files": [file.to_json() for file in files],
+    }
+    manifest = Manifest(output)
+    done = manifest.open(plan, overwrite)
+    units = plan_units(files, size)
+    open_units = [unit for unit in units if unit.name not in done]
+    total = sum(file.rows for file in files)
+    ready = total - sum(unit.rows for unit in open_units)
+    on_event({"kind": "plan", "units": len(units), "rows": total, "done": ready})
+    seconds, scored = 0.0, 0
+    if open_units:
+        connect()
+        count = _replicas(replicas, len(open_units))
+        job = _job(folder, manifest.output, text, kept, probabilities, precision, size, count)
+        seconds, scored = _run(job, open_units, count, ready, total, on_event)
+    totals = manifest.totals()
+    rate = scored / seconds if seconds else 0.0
+    return ScoreSummary(
+        str(manifest.output), **totals, units=len(units), scored_rows=scored, seconds=seconds, rows_per_second=rate
+    )
+
+
+def _text_column(files: Sequence[InputFile], trained_on: str) -> str:
+    """The text column, by the first file; the others must have it too."""
+    first = files[0]
+    if trained_on in first.columns:
+        return trained_on
+    if format_of(first.path) == "parquet":
+        with open_parquet(first.path) as file:
+            batch = next(file.iter_batches(batch_size=1000))
+        strings = [f.name for f in batch.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        sample = pa.Table.from_batches([batch]).select(strings)
+    else:
+        sample = next(read_batches(first.path, 1000))
+    return find_text(sample, first.path)
+
+
+def _kept_columns(files: Sequence[InputFile], text: str, columns: Sequence[str] | None) -> tuple[str, ...]:
+    for file in files:
+        if text not in file.columns:
+            raise DataError(f"{file.path}: no column '{text}'; --text must name one of: {', '.join(file.columns)}")
+        if format_of(file.path) == "parquet":
+            _check_type(file.path, text)
+    known = dict.fromkeys(name for file in files for name in file.columns)
+    unknown = [name for name in columns or () if name not in known]
+    if unknown:
+        raise DataError(f"{files[0].path}: no column '{unknown[0]}'; --columns must name some of: {', '.join(known)}")
+    return tuple(name for name in (known if columns is None else columns) if name != "id")
+
+
+def _check_type(path: str, text: str) -> None:
+    with open_parquet(path) as file:
+        kind = file.schema_arrow.field(text).type
+    if not any(
+        test(kind)
+        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_dictionary)
+    ):
+        raise DataError(f"{path}: text column '{text}' holds {kind}, not text; choose another with --text")
+
+
+def _replicas(asked: int | None, units: int) -> int:
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    count = min(units, asked or gpus or int(min(cores(), ray.cluster_resources().get("CPU", 1))))
+    require_cpus(count, f"scoring with {count} replicas", "lower --replicas")
+    return count
+
+
+def _job(
+    folder: Path, output: Path, text: str, kept: tuple[str, ...], layout: Layout, precision: str, size: int, count: int
+) -> ScoreJob:
+    from rayclf.score.scorer import ScoreJob
+
+    threads = max(1, cores() // count)
+    return ScoreJob(folder, output, text, kept, layout, precision, size, threads)  # type: ignore[arg-type]  # checked there
+
+
+def _run(
+    job: ScoreJob, units: Sequence[Unit], count: int, ready: int, total: int, on_event: Callable[[dict[str, Any]], None]
+) -> tuple[float, int]:
+    """Score ``units`` on a pool of ``count`` processes; returns the seconds it took and the rows it scored."""
+    import ray
+
+    from rayclf.score.scorer import UnitScorer
+
+    gpu = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": 1}
+    items = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        UnitScorer,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=count),
+        fn_constructor_args=(job,),
+        **gpu,
+    )
+    began, ended, scored, errors = math.inf, 0.0, 0, 0
+    try:
+        for batch in dataset.iter_batches(batch_size=None):
+            began, ended = min(began, float(min(batch["began"]))), max(ended, float(max(batch["ended"])))
+            scored += int(sum(batch["rows"]))
+            errors += int(sum(batch["errors"]))
+            rate = scored / max(ended - began, 1e-9)
+            on_event({"kind": "unit", "rows": ready + scored, "of": total, "errors": errors, "rows_per_second": rate})
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        raise root_cause(error, "scoring") from error
+    return ended - began, scored

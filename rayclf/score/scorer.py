@@ -1,0 +1,122 @@
+"""Score one unit: read, classify, write its file, commit."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from rayclf import storage
+from rayclf.data.rows import row_ids
+from rayclf.labels import Floats
+from rayclf.model.engine import Classifier, Precision
+from rayclf.score.manifest import Manifest
+from rayclf.score.units import Unit, read_unit
+
+Layout = Literal["list", "columns", "none"]
+RESULTS = ("id", "label", "score", "labels", "probabilities", "error")
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What every scoring process needs to know."""
+
+    artifact: Path
+    output: Path
+    text: str
+    columns: tuple[str, ...]
+    probabilities: Layout
+    precision: Precision
+    rows_a_unit: int
+    threads: int
+
+
+class UnitScorer:
+    """Holds the classifier and scores units; Ray Data makes one in each process of its pool."""
+
+    def __init__(self, job: ScoreJob) -> None:
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.manifest = Manifest(job.output)
+        self.classifier = Classifier.load(job.artifact, precision=job.precision)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score the units of a batch (Ray Data hands over one at a time) and tell what was done."""
+        units = [Unit(**json.loads(unit)) for unit in batch["unit"]]
+        records = [self.score(unit) for unit in units]
+        return {name: np.asarray([record[name] for record in records]) for name in records[0]}
+
+    def score(self, unit: Unit) -> dict[str, Any]:
+        """Score one unit; returns its commit record: rows, errors, tokens, and when it began and ended."""
+        began = time.time()
+        table = read_unit(unit, self.job.rows_a_unit)
+        texts, errors = _texts(
+            table[self.job.text].to_pylist() if self.job.text in table.column_names else [None] * len(table)
+        )
+        good = [position for position, error in enumerate(errors) if error is None]
+        ids = self.classifier.encode([texts[position] for position in good])
+        probabilities = self.classifier.to_probabilities(self.classifier.forward(ids))
+        result = self._table(table, unit, good, probabilities, errors)
+        with storage.write_whole(self.manifest.part(unit.name)) as file:
+            pq.write_table(result, file, compression="zstd")
+        record = {
+            "rows": len(table),
+            "errors": len(table) - len(good),
+            "tokens": sum(len(row) for row in ids),
+            "began": began,
+            "ended": time.time(),
+        }
+        self.manifest.commit(unit.name, record)
+        return record
+
+    def _table(
+        self, table: pa.Table, unit: Unit, good: list[int], probabilities: Floats, errors: list[str | None]
+    ) -> pa.Table:
+        """The kept input columns and the results; rows with an error have nulls for results."""
+        job, space = self.job, self.classifier.space
+        predictions = self.classifier.interpret(probabilities)
+        place = np.full(len(table), -1)
+        place[good] = np.arange(len(good))
+        spread = pa.array([None if p < 0 else int(p) for p in place], pa.int64())
+        columns: dict[str, Any] = {}
+        for name in job.columns:
+            kept = table[name] if name in table.column_names else pa.nulls(len(table), pa.string())
+            columns[f"input_{name}" if name in RESULTS else name] = kept
+        columns["id"] = row_ids(table, unit.path, first_row=unit.first + 1)
+        columns["label"] = pa.array([p.label for p in predictions], pa.string()).take(spread)
+        columns["score"] = pa.array([p.score for p in predictions], pa.float32()).take(spread)
+        columns["labels"] = pa.array([p.labels for p in predictions], pa.list_(pa.string())).take(spread)
+        if job.probabilities == "list":
+            columns["probabilities"] = pa.array(list(probabilities), pa.list_(pa.float32())).take(spread)
+        elif job.probabilities == "columns":
+            for position, name in enumerate(space.names):
+                columns[f"probability_{name}"] = pa.array(probabilities[:, position]).take(spread)
+        columns["error"] = pa.array(errors, pa.string())
+        labels = {"rayclf.labels": json.dumps(space.names)}  # the order of the probabilities
+        return pa.table(columns).replace_schema_metadata(labels)
+
+
+def _texts(values: list[Any]) -> tuple[list[str], list[str | None]]:
+    """Each value as text, and what is wrong with it or None."""
+    texts, errors = [], []
+    for value in values:
+        error = None
+        if isinstance(value, bytes):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError:
+                error = "not UTF-8"
+        if value is None:
+            error = "no text"
+        elif error is None and not value.strip():
+            error = "empty text"
+        texts.append(value if error is None else "")
+        errors.append(error)
+    return texts, errors
