@@ -1,0 +1,64 @@
+"""rayclf: labelled text in, a classifier on a large language model out.
+
+>>> import rayclf
+>>> run = rayclf.train("questions.csv", "runs/x")
+>>> classifier = rayclf.Classifier.load(run.artifact)
+>>> classifier.predict(["Which organelle makes ATP?"])
+
+Names are loaded when they are first used, so that importing rayclf costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rayclf.config import Config as Config
+    from rayclf.config import load_config as load_config
+    from rayclf.errors import RayclfError as RayclfError
+    from rayclf.errors import UserError as UserError
+    from rayclf.labels import LabelSpace as LabelSpace
+    from rayclf.labels import ProblemType as ProblemType
+    from rayclf.model.engine import Classifier as Classifier
+    from rayclf.model.engine import Prediction as Prediction
+    from rayclf.model.evaluation import evaluate as evaluate
+    from rayclf.model.export import export as export
+    from rayclf.score.pipeline import ScoreSummary as ScoreSummary
+    from rayclf.score.pipeline import score as score
+    from rayclf.serve.run import Server as Server
+    from rayclf.serve.run import serve as serve
+    from rayclf.train.driver import train as train
+    from rayclf.train.run import Run as Run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Classifier": "model.engine",
+    "Config": "config",
+    "LabelSpace": "labels",
+    "Prediction": "model.engine",
+    "ProblemType": "labels",
+    "RayclfError": "errors",
+    "Run": "train.run",
+    "ScoreSummary": "score.pipeline",
+    "Server": "serve.run",
+    "UserError": "errors",
+    "evaluate": "model.evaluation",
+    "export": "model.export",
+    "load_config": "config",
+    "score": "score.pipeline",
+    "serve": "serve.run",
+    "train": "train.driver",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rayclf' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"rayclf.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rayclf.errors import RayclfError, ResourceError, UserError
@@ -23,7 +26,6 @@ def connect() -> None:
     # Reports reach the trainer when it polls its workers: every 2 s by default, which a small run would feel.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on actors would break into the progress bar
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -49,6 +51,22 @@ def quiet_data() -> None:
     context.enable_progress_bars = False
     for name in ("ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def native_stderr_to(file: str | os.PathLike[str]) -> Iterator[None]:
+    """Send what native code writes to stderr in this block to ``file``: Ray's core prints notes on its actors there,
+    in the midst of a progress bar, and no setting of its own keeps them away without silencing its log files."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with open(file, "ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def cores() -> int:

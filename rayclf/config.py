@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from rayclf.errors import ConfigError
 from rayclf.labels import ProblemType
@@ -27,7 +28,22 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A part of the configuration: immutable, and closed to unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if value is None and _is_section(wanted):
+            return {}  # a section whose fields are all commented out
+        if isinstance(value, bool) and wanted is not bool:
+            # YAML reads yes, no, on and off as booleans, and pydantic takes those for 1 and 0.
+            raise PydanticCustomError("not_a_flag", "Input should not be true or false")
+        return value
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 class DataConfig(Section):
@@ -132,25 +148,37 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | S
             loaded = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror}); check --config") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2024-13-45 is a ValueError
             raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{file}: must hold sections such as 'data:' and 'train:'")
         tree = loaded or {}
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_split_override, overrides)
-    for path, value in pairs:
+    pairs = dict(overrides if isinstance(overrides, Mapping) else map(parse_override, overrides))
+    for path, value in pairs.items():
         _assign(tree, path, value)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, file)) from None
+        raise ConfigError(_explain(error, file, pairs)) from None
     if config.model.template.count("{text}") != 1:
         raise ConfigError("model.template: must contain {text} exactly once")
     return config
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``2e-5`` as a string; people who write a learning rate mean the number."""
+    """YAML 1.1 reads ``2e-5`` as a string; people who write a learning rate mean the number.
+
+    It also lets a key stand twice and keeps the last, so that the fields of the first ``train:`` would be lost.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; raises ConstructorError for a key that stands twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return dict(super().construct_mapping(node, deep))
 
 
 _FLOAT = r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"
@@ -158,36 +186,58 @@ _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_i
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789"))
 
 
-def _split_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """``section.field=value`` as path and value, read as YAML or as it stands; raises ConfigError without ``=``."""
     path, equals, value = text.partition("=")
+    path = path.strip()
     if not equals or not path:
         raise ConfigError(f"--set {text}: must read section.field=value, such as train.epochs=3")
+    # Where text is asked for, what is typed is meant as it stands: in YAML {text} is a mapping, yes a boolean, | a
+    # block and " #1" a comment.
+    if _takes_text(path) and value.strip()[:1] not in ("'", '"') and value not in ("", "~", "null"):
+        return path, value.strip() or value
     try:
-        return path.strip(), yaml.load(value, Loader=_Loader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError:
-        return path.strip(), value
+        return path, yaml.load(value, Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return path, value
+
+
+def _takes_text(path: str) -> bool:
+    wanted: Any = Config
+    for part in path.split("."):
+        field = wanted.model_fields.get(part) if _is_section(wanted) else None
+        wanted = field.annotation if field else None
+    return wanted in (str, str | None)
 
 
 def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for parent in parents:
-        child = tree.setdefault(parent, {})
-        if not isinstance(child, dict):
+        child = tree.get(parent)
+        if child is not None and not isinstance(child, dict):
             raise ConfigError(f"{path}: '{parent}' is not a section")
+        tree[parent] = child = dict(child or {})
         tree = child
     tree[last] = value
 
 
-def _explain(error: ValidationError, file: str | Path | None) -> str:
+def _explain(error: ValidationError, file: str | Path | None, overridden: Collection[str]) -> str:
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    where = f"{file}: " if file is not None else ""
+    section: Any = Config
+    places: list[str] = []
+    for part in map(str, first["loc"]):
+        places.append(part)
+        field = section.model_fields.get(part)
+        if field is None or not _is_section(field.annotation):
+            break  # what follows tells which branch of the field's type failed
+        section = field.annotation
+    path = ".".join(places)
+    where = f"{file}: " if file is not None and path not in overridden else ""
     if first["type"] == "extra_forbidden":
-        section: type[BaseModel] = Config
-        for part in first["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation  # type: ignore[assignment]  # a section, by its place
         known = list(section.model_fields)
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(places[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{where}unknown key '{path}'; {hint}"
-    return f"{where}{path}: {first['msg'][0].lower()}{first['msg'][1:]} (it is {first['input']!r})"
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else f"{value[:80]}…"
+    return f"{where}{path}: {first['msg'][0].lower()}{first['msg'][1:]} (it is {value})"

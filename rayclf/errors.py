@@ -10,6 +10,10 @@ class RayclfError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str = "") -> None:
+        # Names of files, columns and labels go into messages and may hold line breaks of their own.
+        super().__init__(" ".join(message.splitlines()))
+
 
 class UserError(RayclfError):
     """A mistake the user can mend; the command line prints it on one line and exits with 2."""

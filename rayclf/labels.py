@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,13 +42,13 @@ class LabelSpace:
 
     names: tuple[str, ...]
     problem_type: ProblemType
-    descriptions: Mapping[str, str] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if any(not name for name in self.names):
+        if any(not name.strip() for name in self.names):
             raise LabelError("a label name is empty; give every label a name")
         if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            twice = sorted(name for name, times in Counter(self.names).items() if times > 1)
             raise LabelError(f"label names repeat: {', '.join(twice[:5])}; every label needs its own name")
         size = len(self.names)
         if self.problem_type is ProblemType.BINARY and size != 1:

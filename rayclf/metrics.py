@@ -38,6 +38,7 @@ class MetricState:
     space: LabelSpace
     thresholds: Floats
     rows: int = 0
+    judged: int = 0  # rows with a known target: what accuracy is a share of
     correct: int = 0
     loss: float = 0.0
     known: int = 0
@@ -55,7 +56,9 @@ class MetricState:
         truth = targets == 1
         holds = self.space.decide(probabilities, self.thresholds)
         self.rows += len(targets)
-        self.correct += int(((holds == truth) | ~known).all(axis=1).sum())
+        judged = known.any(axis=1)
+        self.judged += int(judged.sum())
+        self.correct += int((((holds == truth) | ~known).all(axis=1) & judged).sum())
         self.true_positive += (holds & truth & known).sum(axis=0)
         self.false_positive += (holds & ~truth & known).sum(axis=0)
         self.false_negative += (~holds & truth & known).sum(axis=0)
@@ -89,6 +92,7 @@ class MetricState:
     def merge(self, other: MetricState) -> None:
         """Add the counts of another state over the same label space."""
         self.rows += other.rows
+        self.judged += other.judged
         self.correct += other.correct
         self.loss += other.loss
         self.known += other.known
@@ -99,7 +103,8 @@ class MetricState:
     def compute(self) -> dict[str, Any]:
         """All metrics as plain numbers, NaN where undefined, with ``per_label`` rows and the 20 top ``confusions``.
 
-        ``accuracy`` is the share of rows whose known targets are all right: subset accuracy for multilabel.
+        ``accuracy`` is the share of rows whose known targets are all right: subset accuracy for multilabel. Rows
+        without a known target count in ``rows`` alone.
         """
         tp, fp, fn, tn = self.true_positive, self.false_positive, self.false_negative, self.true_negative
         if self.space.problem_type is ProblemType.BINARY:
@@ -116,7 +121,7 @@ class MetricState:
         auc = self._roc_auc()
         result: dict[str, Any] = {
             "rows": self.rows,
-            "accuracy": _mean(np.asarray([self.correct]), self.rows),
+            "accuracy": _mean(np.asarray([self.correct]), self.judged),
             "balanced_accuracy": float(recalls[seen].mean()) if seen.any() else float("nan"),
             "log_loss": self.loss / self.known if self.known else float("nan"),
             "roc_auc": float(np.nanmean(auc)) if not np.isnan(auc).all() else float("nan"),

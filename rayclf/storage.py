@@ -11,11 +11,13 @@ import math
 import os
 import posixpath
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -26,11 +28,13 @@ from rayclf.errors import UserError
 def resolve(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     """The filesystem and the path inside it; raises UserError for a URI of an unknown scheme."""
     text = os.fspath(path)
+    if "\0" in text:
+        raise UserError(f"{text!r}: a path cannot hold a NUL character")
     if "://" not in text:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
     try:
         filesystem, inner = fs.FileSystem.from_uri(text)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{text}: cannot be opened as a storage address ({error}); use a path, s3://, gs:// or abfs://"
         ) from None
@@ -63,7 +67,9 @@ def files_under(folder: str | os.PathLike[str]) -> list[str]:
     filesystem, inner = resolve(folder)
     infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     names = sorted(posixpath.relpath(i.path, inner) for i in infos if i.type == fs.FileType.File)
-    return [join(folder, n) for n in names if not any(part[0] in "._" for part in n.split("/"))]
+    # A URI escapes spaces, '#', '?' and '%': unescaped, "a#b.csv" would open "a".
+    spell = quote if "://" in os.fspath(folder) else str
+    return [join(folder, spell(n)) for n in names if not any(part[0] in "._" for part in n.split("/"))]
 
 
 def size_and_version(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -78,12 +84,16 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file that appears under its name only when the block ends well.
 
     Local files are written beside their place and renamed, which POSIX makes atomic; an object store shows an
-    object only once its upload has completed.
+    object only once its upload has completed. It is drafted on the local disk first, because closing Arrow's stream
+    after an exception would complete the upload of half a file.
     """
     filesystem, inner = resolve(path)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        with filesystem.open_output_stream(inner) as stream:
-            yield stream
+        with tempfile.TemporaryFile() as local:
+            yield local
+            local.seek(0)
+            with filesystem.open_output_stream(inner) as stream:
+                shutil.copyfileobj(local, stream, 2**20)
         return
     os.makedirs(os.path.dirname(inner), exist_ok=True)
     draft = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"

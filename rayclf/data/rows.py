@@ -37,16 +37,19 @@ def read_labelled(
     *,
     space: LabelSpace | None = None,
     problem_type: ProblemType | None = None,
+    prefer: str | None = None,
 ) -> LabelledRows:
     """Read a labelled file.
 
-    With ``space`` the labels must lie in it (evaluation, a test file); without, it is inferred. Raises DataError or
+    With ``space`` the labels must lie in it (evaluation, a test file); without, it is inferred. ``prefer`` is the text
+    column to take where the file has it and ``config`` names none. Raises DataError or
     LabelError as the readers, column finders and target encoders do.
     """
     config = config or DataConfig()
     place = os.fspath(path)
     table = read_table(place)
-    text, label = find_columns(table, place, config.text, config.label)
+    known = prefer if prefer in table.column_names else None
+    text, label = find_columns(table, place, config.text or known, config.label)
     texts = checked_texts(table, place, text)
     column = read_label_column(table[label], place, label, config.separator)
     space = space or infer_space(column, problem_type)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors.torch
 from safetensors import SafetensorError
 
 from rayclf.config import LoraConfig
 from rayclf.errors import ArtifactError, ConfigError
 from rayclf.model.backbone import Network
+
+_WEIGHTS = "adapter_model.safetensors"  # PEFT's name; were it missing, PEFT would look for a pickle, then on the hub
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PEFT warns of what we check ourselves, and reads attributes that Transformers has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def add_lora(network: Network, config: LoraConfig) -> None:
@@ -23,14 +38,16 @@ def add_lora(network: Network, config: LoraConfig) -> None:
         task_type=peft.TaskType.FEATURE_EXTRACTION,
     )
     try:
-        network.backbone = peft.get_peft_model(network.backbone, settings)
-    except ValueError as error:
+        with _quiet():
+            network.backbone = peft.get_peft_model(network.backbone, settings)
+    except (ValueError, re.error) as error:
         raise ConfigError(f"model.lora.target_modules: {str(error).splitlines()[0]}") from None
 
 
 def save_lora(network: Network, folder: Path) -> None:
     """Write the adapters in PEFT's layout, as safetensors."""
-    network.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]  # a PeftModel
+    # Embeddings are never tuned; left to itself, PEFT would ask the hub whether they have been resized.
+    network.backbone.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]  # a PeftModel
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
@@ -43,9 +60,10 @@ def load_lora(network: Network, folder: Path, merge: bool, trainable: bool = Fal
 
     try:
         # Ours to check: every tensor of the file must find its place, and every adapter weight its tensor.
-        saved = set(peft.load_peft_weights(str(folder), device="cpu"))
-        model = peft.PeftModel.from_pretrained(network.backbone, str(folder), is_trainable=trainable)
-        placed = set(peft.get_peft_model_state_dict(model))
+        saved = set(safetensors.torch.load_file(folder / _WEIGHTS))
+        with _quiet():
+            model = peft.PeftModel.from_pretrained(network.backbone, str(folder), is_trainable=trainable)
+        placed = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder}: the adapter does not fit its backbone ({' '.join(str(error).split())[:200]})"

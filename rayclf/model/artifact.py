@@ -7,15 +7,16 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from rayclf.data.tokens import Encoding
 from rayclf.errors import ArtifactError
 from rayclf.model.adapters import load_lora, save_lora
-from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer, weight_hashes
+from rayclf.model.backbone import Network, fetch, load_network, weight_hashes
 from rayclf.model.info import ArtifactInfo, read_info, verify, write_info
 
-HEAD = "head.safetensors"
+HEAD, TOKENIZER = "head.safetensors", "tokenizer.json"
 
 
 def save_artifact(folder: Path, network: Network, tokenizer: PreTrainedTokenizerBase, info: ArtifactInfo) -> None:
@@ -64,6 +65,16 @@ def load_artifact(
         )
     network = load_network(source, info.space, dtype=dtype)
     load_weights(network, folder, info, merge=dtype == torch.float32)
-    tokenizer = load_tokenizer(folder)
-    encoding = Encoding(tokenizer.backend_tokenizer.to_str(), info.template, info.max_length)
-    return network, encoding, info
+    return network, _load_encoding(folder, info), info
+
+
+def _load_encoding(folder: Path, info: ArtifactInfo) -> Encoding:
+    # The file itself, not what a tokenizer class of some version of Transformers would make of it.
+    try:
+        tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
+        Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # tokenizers raises plain ones
+        raise ArtifactError(
+            f"{folder / TOKENIZER}: does not hold a tokenizer ({' '.join(str(error).split())[:200]})"
+        ) from None
+    return Encoding(tokenizer_json, info.template, info.max_length)

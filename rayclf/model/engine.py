@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from rayclf.data.tokens import Encoding, Ids
-from rayclf.errors import DataError, ResourceError
+from rayclf.errors import ConfigError, DataError, ResourceError
 from rayclf.labels import Floats, LabelSpace, ProblemType
 from rayclf.model.artifact import load_artifact
 from rayclf.model.backbone import Network
@@ -80,19 +80,20 @@ class Classifier:
         """
         folder = find_artifact(artifact)
         place = choose_device(device)
-        chosen = choose_precision(precision, place) if precision != "auto" or place.type != "cpu" else "fp32"
+        chosen = choose_precision("fp32" if precision == "auto" and place.type == "cpu" else precision, place)
         lowered = chosen == "bf16" and not (folder / "backbone").is_dir()
         network, encoding, info = load_artifact(folder, dtype=torch.bfloat16 if lowered else torch.float32)
         network.to(place).eval()
         return cls(network, encoding, info, precision=chosen, max_tokens=max_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """Token ids of each text, at least one; raises DataError for what is not text."""
+        """Token ids of each text; raises DataError for what is not text."""
+        if isinstance(texts, str):
+            raise DataError("texts must be a list of strings, not one string; put it in a list")
         wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
         if wrong is not None:
             raise DataError(f"text {wrong + 1} of {len(texts)} is empty or not a string")
-        nothing = np.asarray([self.info.pad_token_id], dtype=np.int32)  # some tokenizers drop what they do not know
-        return [row if len(row) else nothing for row in self.encoding(texts)]
+        return self.encoding(texts)
 
     def forward(self, ids: Sequence[Ids]) -> Floats:
         """Raw logits ``[n, K]`` in float32 of token ids, in their order; batches are planned by length."""
@@ -148,13 +149,19 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ResourceError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from None
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ResourceError(f"--device {name}: not to be had here; use auto, cpu or cuda ({reason})") from None
     return device
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """``auto`` is bfloat16 where the device computes in it: a GPU from Ampere on, a CPU with AMX or AVX512-BF16."""
+    """``auto`` is bfloat16 where the device computes in it: a GPU from Ampere on, a CPU with AMX or AVX512-BF16.
+
+    Raises ConfigError for another word: an unknown precision would silently be float32.
+    """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision {precision}: must be one of {', '.join(get_args(Precision))}")
     if precision != "auto":
         return precision
     if device.type == "cuda":

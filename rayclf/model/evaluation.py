@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from rayclf.config import DataConfig
+from rayclf.data.rows import read_labelled
 from rayclf.labels import Floats, dense_targets
 from rayclf.metrics import MetricState
-from rayclf.model.engine import Classifier
+from rayclf.model.engine import Classifier, Precision
+from rayclf.model.info import find_artifact, read_info
 
 _WINDOW = 1024  # rows planned together: enough of them to find neighbours of like length
 
@@ -39,3 +44,34 @@ def evaluate_rows(
         if on_progress:
             on_progress(window.num_rows)
     return state, np.concatenate(parts)
+
+
+def evaluate(
+    artifact: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    separator: str = "|",
+    device: str = "auto",
+    precision: Precision = "auto",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """All metrics of an artifact on a labelled file (see :meth:`rayclf.metrics.MetricState.compute`).
+
+    The text column is ``text``, else the one the classifier was trained on, else found as in training. ``on_progress``
+    gets the rows done and in all. Raises DataError or LabelError for a file that does not fit, ArtifactError.
+    """
+    info = read_info(find_artifact(artifact))
+    columns = DataConfig(text=text, label=label, separator=separator)
+    rows = read_labelled(data, columns, space=info.space, prefer=info.text_column).table
+    classifier = Classifier.load(artifact, device=device, precision=precision)
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(done, rows.num_rows)
+
+    state, _ = evaluate_rows(classifier, rows, progress)
+    return state.compute()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rayclf import storage
 from rayclf.errors import OutputError
@@ -30,13 +30,26 @@ def export(artifact: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
     tokenizer = load_tokenizer(source)
     set_pad_token(network.config, tokenizer)
     tokenizer.model_max_length = encoding.max_length
+    # As we read text. Transformers numbers positions from the start of a row, padding included, so that learned
+    # positions need padding on the right.
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
     model = to_transformers(network)
+    if network.is_decoder and encoding(["a"])[0][-1:] == tokenizer.pad_token_id:
+        _add_pad_token(model, tokenizer)
     with torch.no_grad():
         scale_logits(network, info.temperature)
     with storage.folder_whole(target) as draft:
         model.save_pretrained(draft, safe_serialization=True)
         tokenizer.save_pretrained(draft)
     return target
+
+
+def _add_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Where every text ends in the pad token, Transformers would skip that end as padding: pad with a new token."""
+    tokenizer.add_special_tokens({"pad_token": "<|rayclf_pad|>"})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    set_pad_token(model.config, tokenizer)
 
 
 def scale_logits(network: Network, temperature: float) -> None:

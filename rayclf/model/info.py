@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rayclf import storage
-from rayclf.errors import ArtifactError
+from rayclf.errors import ArtifactError, LabelError
 from rayclf.labels import LabelSpace
 
 INFO = "rayclf.json"
@@ -86,7 +86,7 @@ def read_info(folder: Path) -> ArtifactInfo:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{place}: damaged, or written by a later rayclf ({where}: {first['msg']})") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, LabelError) as error:
         raise ArtifactError(f"{place}: damaged ({' '.join(str(error).split())[:200]})") from None
     return info
 

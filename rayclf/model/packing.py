@@ -30,7 +30,13 @@ def plan_batches(lengths: npt.ArrayLike, max_tokens: int) -> list[npt.NDArray[np
 
 
 def pad_batch(rows: Sequence[Ids], pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask ``[n, longest]``, int64, padded on the right."""
+    """Token ids and attention mask ``[n, longest]``, int64, padded on the right.
+
+    A row without tokens (some tokenizers drop all that they do not know) is read as one pad token: every row must have
+    a state to pool.
+    """
+    nothing = np.asarray([pad_token_id], dtype=np.int32)
+    rows = [row if len(row) else nothing for row in rows]
     longest = max(len(row) for row in rows)
     input_ids = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
     mask = np.zeros((len(rows), longest), dtype=np.int64)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from rayclf import storage
-from rayclf.cluster import connect, cores, require_cpus, root_cause
+from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_cause
 from rayclf.data.columns import find_text
 from rayclf.data.formats import format_of, open_parquet, read_batches
 from rayclf.errors import DataError
@@ -92,7 +92,8 @@ def score(
         connect()
         count = _replicas(replicas, len(open_units))
         job = _job(folder, manifest.output, text, kept, probabilities, precision, size, count)
-        seconds, scored = _run(job, open_units, count, ready, total, on_event)
+        with native_stderr_to(manifest.output / "_manifest" / "ray.log"):
+            seconds, scored = _run(job, open_units, count, ready, total, on_event)
     totals = manifest.totals()
     rate = scored / seconds if seconds else 0.0
     return ScoreSummary(

@@ -52,7 +52,8 @@ def train(
     on_event(
         {
             "kind": "data",
-            "rows": {part: table.num_rows for part, table in parts.items()},
+            "text": found.text,
+            "label": found.label,
             "space": found.space,
             "parts": parts,
         }
@@ -82,6 +83,7 @@ def train(
             "tuning": plan.info.tuning,
             "parameters": plan.parameters,
             "workers": workers,
+            "steps": settings.train.epochs * -(-rows["train"] // settings.train.batch_size),
         }
     )
     try:

@@ -1,0 +1,47 @@
+"""``rayclf``: the commands and what an error looks like.
+
+Exit codes: 0 done; 2 the user can mend it, and one line on stderr says how; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from rayclf.cli import demo, evaluate, export, info, predict, score, serve, train
+from rayclf.errors import RayclfError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Labelled text in, a classifier on a large language model out: trained, evaluated, served, run at any scale.",
+    epilog="Begin with **rayclf demo**. ARTIFACT is a run folder or an artifact. Exit codes: 0 done, 2 yours to mend, 1 other.",
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("info")(info.info)
+app.command("score")(score.score)
+app.command("serve")(serve.serve)
+app.command("export")(export.export)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    try:
+        app()
+    except RayclfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

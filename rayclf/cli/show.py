@@ -1,0 +1,141 @@
+"""What people see: tables of labels and metrics, and progress while work is done."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rayclf import storage
+from rayclf.labels import LabelSpace
+
+console = Console(highlight=False)
+_MOST_LABELS = 20
+_HEADLINES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1, macro",
+    "f1_micro": "F1, micro",
+    "f1_weighted": "F1, weighted",
+    "precision_macro": "precision, macro",
+    "recall_macro": "recall, macro",
+    "roc_auc": "ROC-AUC",
+    "log_loss": "log loss",
+}
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` as JSON, for ``--json``."""
+    print(json.dumps(storage.plain(value), indent=2, ensure_ascii=False))
+
+
+def number(value: Any) -> str:
+    """A metric in four digits, a dash where it is undefined."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def labels_table(space: LabelSpace, parts: Mapping[str, pa.Table]) -> Table:
+    """How many rows of each part each label has; the first 20 labels."""
+    table = Table(title=f"{len(space)} label(s), {space.problem_type}", title_justify="left")
+    table.add_column("label")
+    counts = {}
+    for part, rows in parts.items():
+        table.add_column(part, justify="right")
+        found = pc.value_counts(pc.list_flatten(rows["positive"].combine_chunks()))
+        counts[part] = {entry["values"]: entry["counts"] for entry in found.to_pylist()}
+    for position, name in enumerate(space.names[:_MOST_LABELS]):
+        table.add_row(name, *(str(counts[part].get(position, 0)) for part in parts))
+    if len(space) > _MOST_LABELS:
+        table.add_row(f"… {len(space) - _MOST_LABELS} more")
+    table.add_section()
+    table.add_row("rows", *(str(rows.num_rows) for rows in parts.values()))
+    return table
+
+
+def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
+    """The headline metrics, then precision, recall and F1 of each label, the first 20."""
+    table = Table(title=f"{title}, {metrics['rows']} rows", title_justify="left")
+    for name in ("", "precision", "recall", "F1", "ROC-AUC", "rows"):
+        table.add_column(name, justify="left" if not name else "right")
+    for key, name in _HEADLINES.items():
+        if key in metrics:
+            table.add_row(name, number(metrics[key]))
+    table.add_section()
+    for row in metrics["per_label"][:_MOST_LABELS]:
+        table.add_row(
+            row["label"], *(number(row[k]) for k in ("precision", "recall", "f1", "roc_auc")), str(row["support"])
+        )
+    return table
+
+
+class ProgressView:
+    """A bar with rows, rate and time left on a terminal; a line every tenth of the way elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._told = 0
+        self._bar = Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(what, total=None, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show that ``done`` of ``total`` is reached."""
+        self._bar.update(self._task, completed=done, total=total, note=note)
+        tenth = 10 * done // max(1, total)
+        if not console.is_terminal and tenth > self._told:
+            self._told = tenth
+            console.print(f"{self._what} {done}/{total} {note}")
+
+
+class TrainView(ProgressView):
+    """Shows the events of :func:`rayclf.train`: the data, the model, the loss, each evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__("training")
+        self._steps = 0
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        kind = event["kind"]
+        if kind == "data":
+            console.print(f"text column [bold]{event['text']}[/], label column [bold]{event['label']}[/]")
+            console.print(labels_table(event["space"], event["parts"]))
+        elif kind == "start":
+            self._steps = event["steps"]
+            console.print(
+                f"backbone [bold]{event['backbone']}[/] ({event['parameters'] / 1e6:.1f} M parameters), "
+                f"{event['tuning']} tuning, {event['workers']} worker(s); Ray is starting …"
+            )
+        elif kind == "step":
+            note = f"steps  epoch {event['epoch']}  loss {event['loss']:.4f}  {event['rows_per_second']:.0f} rows/s"
+            self.update(event["step"], max(self._steps, event["step"]), note)
+        elif kind == "evaluation":
+            names = ("accuracy", "f1_macro", "log_loss")
+            told = "  ".join(f"{_HEADLINES[name]} {number(event[name])}" for name in names)
+            console.print(f"epoch {event['epoch']}  {event['part']}: {told}")

@@ -1,0 +1,1 @@
+"""The endpoint: a Ray Serve application around the one inference path, and its native protocol."""
