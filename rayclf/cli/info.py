@@ -23,7 +23,8 @@ def info(artifact: Artifact, json: Json = False) -> None:
     facts = {
         "artifact": folder,
         "labels": f"{len(space)} ({space.problem_type}): {names}",
-        "backbone": f"{about.backbone.id} ({about.backbone.model_type}), {about.tuning} tuning, {about.pooling} pooling",
+        "backbone": f"{about.backbone.id} ({about.backbone.model_type}), {about.pooling} pooling",
+        "tuning": about.tuning,
         "text": f"column {about.text_column}, at most {about.max_length} tokens, template {about.template!r}",
         "created": about.created,
     }

@@ -18,8 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Labelled text in, a classifier on a large language model out: trained, evaluated, served, run at any scale.",
-    epilog="Begin with **rayclf demo**. ARTIFACT is a run folder or an artifact. Exit codes: 0 done, 2 yours to mend, 1 other.",
+    help="Labelled text in, a classifier on a large language model out: train, evaluate, serve, score at any scale.",
+    epilog="Begin with **rayclf demo**. Exit codes: 0 done, 2 yours to mend (one line says how), 1 anything else.",
 )
 app.command("demo")(demo.demo)
 app.command("train")(train.train)

@@ -28,7 +28,7 @@ LABEL_NAMES = (
     "label", "labels", "completion", "expected_output", "category", "categories", "class", "target", "intent", "topic",
     "topics", "tag", "tags", "subject", "sentiment", "coarse_label",
 )  # fmt: skip
-_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+_NUMBER = r"^\s*([-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)?\s*$"  # or blank, as CSV writes null
 _SAMPLE = 10_000
 
 
@@ -43,10 +43,9 @@ def find_columns(table: pa.Table, place: str, text: str | None = None, label: st
         if name is not None and name not in names:
             raise DataError(f"{place}: no column '{name}'; {flag} must name one of: {', '.join(names)}")
     if text is None and label is None:
-        for pair in PAIRS:
-            if set(pair) <= set(names):
-                text, label = pair
-                break
+        pairs = [pair for pair in PAIRS if set(pair) <= set(names)]
+        if len(pairs) == 1:  # of several none is taken, so that the choice is asked for below
+            text, label = pairs[0]
     if text is None:
         text = find_text(table, place, exclude=(label,) if label else ())
     if label is None:
@@ -90,15 +89,18 @@ def _find_label(table: pa.Table, place: str, text: str) -> str:
 
 def check_text(table: pa.Table, place: str, name: str) -> None:
     """Raise DataError when the column is made of numbers alone, or holds nothing."""
-    if table[name].null_count == table.num_rows:
+    if _is_blank(table[name]):
         raise DataError(f"{place}: text column '{name}' is empty; choose another with --text")
     if _is_numeric(table[name]):
         raise DataError(f"{place}: text column '{name}' holds numbers, not text; choose another with --text")
 
 
+def _is_blank(column: pa.ChunkedArray) -> bool:
+    return pc.all(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py() is not False
+
+
 def _is_numeric(column: pa.ChunkedArray) -> bool:
-    values = pc.drop_null(column)
-    return len(values) > 0 and bool(pc.all(pc.match_substring_regex(values, _NUMBER)).as_py())
+    return not _is_blank(column) and bool(pc.all(pc.match_substring_regex(column, _NUMBER)).as_py())
 
 
 def _mean_words(column: pa.ChunkedArray) -> float:

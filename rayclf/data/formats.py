@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -53,8 +54,9 @@ def read_batches(path: str | os.PathLike[str], rows: int = 65536) -> Iterator[pa
     """
     place = os.fspath(path)
     form = format_of(place)
-    if storage.kind(place) != "file":
-        raise DataError(f"{place}: no such file")
+    found = storage.kind(place)
+    if found != "file":
+        raise DataError(f"{place}: {'is a folder, not a file' if found == 'folder' else 'no such file'}")
     reader = {"csv": _csv_batches, "jsonl": _jsonl_batches, "parquet": _parquet_batches}[form]
     empty = True
     for table in reader(place, rows):
@@ -72,7 +74,11 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
 @contextmanager
 def _open_binary(place: str) -> Iterator[Any]:
     filesystem, inner = storage.resolve(place)
-    with filesystem.open_input_file(inner) as raw:
+    try:
+        source = filesystem.open_input_file(inner)
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read ({error})") from None
+    with source as raw:
         if not place.lower().endswith(".gz"):
             yield raw
             return
@@ -97,6 +103,9 @@ def _table(columns: dict[str, Values], place: str, first_row: int) -> pa.Table:
     try:
         return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     except UnicodeEncodeError:
+        name = next((i for i in [_surrogate(tuple(columns))] if i is not None), None)
+        if name is not None:
+            raise DataError(f"{place}: column name {list(columns)[name]!a}: not valid Unicode") from None
         bad = next(i for v in zip(*columns.values(), strict=True) for i in [_surrogate(v)] if i is not None)
         row = next(i for i, v in enumerate(zip(*columns.values(), strict=True)) if _surrogate(v) is not None)
         raise DataError(f"{place}: row {first_row + row}, column '{list(columns)[bad]}': not valid Unicode") from None
@@ -112,21 +121,23 @@ def _surrogate(values: tuple[str | None, ...]) -> int | None:
 # quote and then a name, so this never takes a proper file for a loose one.
 _LOOSE = re.compile(r',\s*"\{\s*"[^",\n][^"\n]*"\s*:')
 _LOOSE_ROW = re.compile(r'^\s*(?:"(?P<quoted>.*)"|(?P<plain>.*?))\s*,\s*"(?P<json>\{.*\})"\s*$', re.DOTALL)
+_LOOSE_SEAM = re.compile(r'"\s*(,[^\n]*)?\r?\n\s*"')  # one row's end and the next one's beginning
+_HEAD = 1000  # lines that show how a file is quoted
 
 
 def _csv_batches(place: str, rows: int) -> Iterator[pa.Table]:
     with _open_text(place) as text:
-        head = [line for line, _ in zip(text, range(20), strict=False)]
-    if not head:
+        head = list(islice(text, _HEAD))
+    if not "".join(head).strip():
         raise DataError(f"{place}: the file is empty")
     with _open_text(place) as text:
         if any(_LOOSE.search(line) for line in head):
             records = _loose_records(text, place)
         else:
-            spaced = bool(re.search(r'[,;\t][ \t]+"', "".join(head[:2])))
-            reader = csv.reader(text, delimiter=_delimiter(place, head[0]), skipinitialspace=spaced, strict=True)
+            mark = _delimiter(place, next(line for line in head if line.strip("\r\n")))
+            reader = csv.reader(text, delimiter=mark, skipinitialspace=_is_spaced("".join(head), mark), strict=True)
             records = _strict_records(reader, place)
-        names = next(records)
+        names = [name.strip() for name in next(records)]
         _check_names(names, place)
         yield from _batched(records, names, rows, place)
 
@@ -137,43 +148,57 @@ def _delimiter(place: str, header: str) -> str:
     return max(",;\t", key=lambda mark: (header.count(mark), mark == ","))
 
 
+def _is_spaced(head: str, mark: str) -> bool:
+    """Whether fields are quoted after a space, ``a, "b"``: such a mark, space and quote outside of quoted fields."""
+    quoted = rf'(?:(?<=[{mark}\r\n])|^)"(?:[^"]|"")*(?:"|$)'
+    return bool(re.search(rf'[{mark}] +"', re.sub(quoted, "", head)))
+
+
 def _strict_records(reader: Any, place: str) -> Iterator[list[str]]:
     width = None
     while True:
+        line = reader.line_num + 1  # of the row's start: an open quote shows only lines later
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(
-                f"{place}: line {reader.line_num}: broken CSV ({error}); double the quotes inside a field"
-            ) from None
+            raise DataError(f"{place}: line {line}: broken CSV ({error}); double the quotes inside a field") from None
         if not record:
             continue  # a blank line
         width = width or len(record)
         if len(record) != width:
-            raise DataError(f"{place}: line {reader.line_num}: {len(record)} fields where the header has {width}")
+            raise DataError(f"{place}: line {line}: {len(record)} fields where the header has {width}")
         yield record
 
 
 def _loose_records(text: io.TextIOWrapper, place: str) -> Iterator[list[str]]:
-    header = next(csv.reader([text.readline()], skipinitialspace=True))
-    if len(header) != 2:
-        raise DataError(f"{place}: line 1: loosely quoted JSON needs exactly two columns; write proper CSV or JSONL")
+    """Rows of text and JSON. A text may hold commas, quotes and, where it is quoted, line breaks."""
+    line = text.readline()
+    header = next(csv.reader([line], skipinitialspace=True))
+    if len(header) != 2 or _LOOSE.search(line):
+        raise DataError(
+            f"{place}: line 1: loosely quoted JSON needs a header of two column names; write proper CSV or JSONL"
+        )
     yield header
-    pending, first = "", 2
+    pending: list[str] = []
+    first = 2
     for number, line in enumerate(text, start=2):
         if not pending and not line.strip():
             continue
         first = first if pending else number
-        pending += line
-        found = _LOOSE_ROW.match(pending)
+        pending.append(line)
+        found = _LOOSE_ROW.match("".join(pending)) if line.rstrip().endswith('}"') else None
         if found:
-            quoted = found["quoted"]
-            yield [found["plain"] if quoted is None else quoted.replace('""', '"'), found["json"].replace('""', '"')]
-            pending = ""
+            prompt = found["plain"] if found["quoted"] is None else found["quoted"].replace('""', '"')
+            if len(pending) > 1 and (found["quoted"] is None or _LOOSE_SEAM.search(prompt) or _LOOSE.search(prompt)):
+                break  # a broken row would be taken for the beginning of the next one's text
+            yield [prompt, found["json"].replace('""', '"')]
+            pending = []
     if pending:
-        raise DataError(f'{place}: line {first}: broken row; it must end in "{{"Label": 1, …}}"')
+        raise DataError(
+            f'{place}: line {first}: broken row; it must be quoted and end in "{{"Label": 1, …}}", or write proper CSV'
+        )
 
 
 def _check_names(names: list[str], place: str) -> None:
@@ -212,7 +237,7 @@ def _jsonl_batches(place: str, rows: int) -> Iterator[pa.Table]:
             for name, value in _json_object(line, place, number).items():
                 if name not in columns:
                     columns[name] = [None] * count
-                columns[name].append(_as_text(value))
+                columns[name].append(value)
             count += 1
             for values in columns.values():
                 if len(values) < count:
@@ -224,15 +249,15 @@ def _jsonl_batches(place: str, rows: int) -> Iterator[pa.Table]:
     yield _table(columns, place, done + 1)
 
 
-def _json_object(line: str, place: str, number: int) -> dict[str, Any]:
+def _json_object(line: str, place: str, number: int) -> dict[str, str | None]:
     try:
         value = json.loads(line, object_pairs_hook=lambda pairs: _unique(pairs, place, number))
+        if isinstance(value, dict) and value:
+            return {name: _as_text(item) for name, item in value.items()}
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply or a number too long"
         raise DataError(f"{place}: line {number}: broken JSON ({reason})") from None
-    if not isinstance(value, dict):
-        raise DataError(f'{place}: line {number}: must be a JSON object such as {{"text": …}}')
-    return value
+    raise DataError(f'{place}: line {number}: must be a JSON object such as {{"text": …}}')
 
 
 def _unique(pairs: list[tuple[str, Any]], place: str, number: int) -> dict[str, Any]:
@@ -247,10 +272,16 @@ def _unique(pairs: list[tuple[str, Any]], place: str, number: int) -> dict[str, 
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    if value != value:
+        return None  # NaN, which pandas writes for null
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------
+
+
+# What Arrow raises for bytes that are no Parquet, or that decode to what cannot be; ValueError: not UTF-8, no date.
+_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
 def open_parquet(path: str | os.PathLike[str]) -> pq.ParquetFile:
@@ -258,9 +289,10 @@ def open_parquet(path: str | os.PathLike[str]) -> pq.ParquetFile:
     filesystem, inner = storage.resolve(path)
     try:
         file = pq.ParquetFile(inner, filesystem=filesystem)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{os.fspath(path)}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    _check_names(file.schema_arrow.names, os.fspath(path))
+        names = file.schema_arrow.names
+    except _PARQUET_ERRORS as error:
+        raise DataError(f"{os.fspath(path)}: not a Parquet file ({_reason(error)})") from None
+    _check_names(names, os.fspath(path))
     return file
 
 
@@ -269,16 +301,24 @@ def _parquet_batches(place: str, rows: int) -> Iterator[pa.Table]:
         try:
             for batch in file.iter_batches(batch_size=rows):
                 yield pa.table({name: text_column(batch.column(name)) for name in batch.schema.names})
-        except OSError as error:
-            raise DataError(f"{place}: damaged Parquet file ({str(error).splitlines()[0]})") from None
+        except _PARQUET_ERRORS as error:
+            raise DataError(f"{place}: damaged Parquet file ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def text_column(column: pa.Array) -> pa.Array:
-    """Any Arrow column as ``string``, the way the same value would be written in JSON; nulls stay."""
+    """Any Arrow column as ``string``, the way the same value would be written in JSON; nulls stay, NaN is one.
+
+    Raises ArrowInvalid for strings that are not UTF-8.
+    """
     kind = column.type
     if pa.types.is_dictionary(kind):
         return text_column(column.dictionary_decode())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column.validate(full=True)  # Parquet readers do not check that strings are UTF-8
         return column.cast(pa.string())
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
         return column.cast(pa.string())
@@ -292,4 +332,8 @@ def text_column(column: pa.Array) -> pa.Array:
     try:
         return pc.cast(column, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
+        return pa.array([None if v is None else _written(v) for v in column.to_pylist()], pa.string())
+
+
+def _written(value: Any) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

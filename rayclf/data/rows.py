@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from rayclf.config import DataConfig
 from rayclf.data.columns import check_text, find_columns, find_text
-from rayclf.data.formats import read_table
+from rayclf.data.formats import read_table, text_column
 from rayclf.data.targets import encode, infer_space, read_label_column
 from rayclf.errors import DataError
 from rayclf.labels import LabelSpace, ProblemType
@@ -70,11 +70,14 @@ def checked_texts(table: pa.Table, place: str, text: str) -> pa.ChunkedArray:
 
 
 def row_ids(table: pa.Table, place: str, first_row: int = 1) -> pa.Array:
-    """The ``id`` column where the file has one, else ``<file>#<row>``, rows counted from 1."""
-    if "id" in table.column_names and table["id"].null_count == 0:
-        return table["id"].cast(pa.string())
+    """Each row's ``id`` where the file gives one, else ``<file>#<row>``, rows counted from 1."""
     name = posixpath.basename(place.replace(os.sep, "/"))
-    return pa.array([f"{name}#{row}" for row in range(first_row, first_row + table.num_rows)], pa.string())
+    made = pa.array([f"{name}#{row}" for row in range(first_row, first_row + table.num_rows)], pa.string())
+    if "id" not in table.column_names or not table.num_rows:
+        return made
+    given = pa.concat_arrays([text_column(chunk) for chunk in table["id"].chunks])
+    missing = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(given), ""), True)
+    return pc.if_else(missing, made, given)
 
 
 __all__ = ["LabelledRows", "checked_texts", "find_text", "read_labelled", "row_ids"]

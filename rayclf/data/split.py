@@ -15,14 +15,15 @@ def stratified_split(rows: pa.Table, shares: dict[str, float], seed: int) -> dic
     """Hold out parts of canonical rows by ``{part: share}``; what is left is ``train``.
 
     Rows are grouped by their rarest label, and each group is parted alike. Within a group the order is that of a
-    hash of the text, so that equal texts go to one part and none can be seen in training and testing. Every group
-    leaves at least one row in training. Raises DataError when a part with a share would get no row.
+    hash of the text, so that equal texts go to one part and none can be seen in training and testing; a text with
+    several labels is in the group of its rarest. Every group leaves at least one row in training. Raises DataError
+    when a part with a share would get no row.
     """
     texts = rows["text"].to_pylist()
     groups: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    group_of_text: dict[str, int] = {}
-    for row, (text, stratum) in enumerate(zip(texts, _strata(rows), strict=True)):
-        groups[group_of_text.setdefault(text, stratum)][text].append(row)
+    group_of_text = _strata(rows, texts)
+    for row, text in enumerate(texts):
+        groups[group_of_text[text]][text].append(row)
     parts: dict[str, list[int]] = {part: [] for part in [*shares, "train"]}
     for stratum in sorted(groups):
         by_text = groups[stratum]
@@ -41,11 +42,14 @@ def stratified_split(rows: pa.Table, shares: dict[str, float], seed: int) -> dic
     return {part: rows.take(pa.array(sorted(indices), pa.int64())) for part, indices in parts.items()}
 
 
-def _strata(rows: pa.Table) -> list[int]:
-    """The rarest label of each row, -1 for none."""
+def _strata(rows: pa.Table, texts: list[str]) -> dict[str, int]:
+    """The rarest label of each text, -1 for none."""
     positive: list[list[int]] = rows["positive"].to_pylist()
     counts = Counter(label for labels in positive for label in labels)
-    return [min(labels, key=lambda label: (counts[label], label), default=-1) for labels in positive]
+    labels_of: dict[str, set[int]] = defaultdict(set)
+    for text, labels in zip(texts, positive, strict=True):
+        labels_of[text].update(labels)
+    return {t: min(labels, key=lambda label: (counts[label], label), default=-1) for t, labels in labels_of.items()}
 
 
 def _round(value: float, seed: int) -> int:

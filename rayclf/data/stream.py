@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def training_stream(rows: pa.Table, encoding: Encoding, workers: int, seed: int)
     table = table.take(pa.array(order)).combine_chunks()
     count = workers * math.ceil(rows.num_rows / (workers * _BLOCK_ROWS))
     bounds = np.linspace(0, rows.num_rows, count + 1).astype(int)
-    blocks = [table.slice(start, stop - start) for start, stop in zip(bounds, bounds[1:], strict=False) if stop > start]
+    blocks = [table.slice(start, stop - start) for start, stop in pairwise(bounds) if stop > start]
     dataset = ray.data.from_arrow(blocks)
     return dataset.map_batches(tokenize_rows, batch_size=None, batch_format="pyarrow", fn_kwargs={"encoding": encoding})
 

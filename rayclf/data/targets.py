@@ -1,13 +1,16 @@
 """Cells of a label column to label spaces and targets.
 
 A cell is one of: a flag (0, 1, true, false), an object of flags, a list of names, names parted by ``|``, or a name.
+A flag is read as one only where the whole column is flags: beside "half-true", "true" is a name.
 Each distinct cell is read once, so a million rows of four labels cost four parses.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +20,14 @@ import pyarrow.compute as pc
 from rayclf.errors import DataError, LabelError
 from rayclf.labels import LabelSpace, ProblemType, sparse_targets
 
-Cell = int | str | tuple[str, ...] | Mapping[str, int | None]  # flag, name, names, object of flags (None: unknown)
+Cell = str | tuple[str, ...] | Mapping[str, int | None]  # flag or name, names, object of flags (None: unknown)
 # Columns that the prompt/completion forms define as 0/1 or an object: another number there is a mistake, not a class.
 FLAG_COLUMNS = ("completion", "expected_output")
 _PLAIN = ("label", "labels", "target", "class", "y", *FLAG_COLUMNS)
-_FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
+_FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_WHOLE = re.compile(r"([-+]?[0-9]+)\.0+")  # how pandas writes the integers of a column that has nulls
+_FRACTION = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,7 @@ def read_label_column(column: pa.ChunkedArray, place: str, name: str, separator:
         row = pc.index(pc.is_null(column), True).as_py() + 1
         raise DataError(f"{place}: row {row}, column '{name}': no label")
     texts = encoded.dictionary.to_pylist()
-    several = any(separator in text for text in texts if text[:1] not in "{[") or any(
-        text.lstrip()[:1] == "[" for text in texts
-    )
+    several = any(text.lstrip()[:1] == "[" or (separator in text and text.lstrip()[:1] != "{") for text in texts)
     parsed.cells.extend(_parse(parsed, position, text, separator, several) for position, text in enumerate(texts))
     _check_numbers(parsed)
     return parsed
@@ -62,18 +66,28 @@ def _parse(column: LabelColumn, position: int, text: str, separator: str, severa
     stripped = text.strip()
     if stripped[:1] in ("{", "["):
         try:
-            value = json.loads(stripped)
-        except ValueError:
+            value = json.loads(stripped, object_pairs_hook=tuple)  # pairs, so that no name hides another
+        except (ValueError, RecursionError):
             raise column.fail(position, "broken JSON") from None
-        if isinstance(value, dict):
-            return {_name(column, position, key): _flag(column, position, key, flag) for key, flag in value.items()}
-        return tuple(dict.fromkeys(_name(column, position, item) for item in value))
+        names = [_name(column, position, item[0] if isinstance(value, tuple) else item) for item in value]
+        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        if isinstance(value, tuple):
+            if twice is not None:
+                raise column.fail(position, f"label '{_short(twice)}' stands twice")
+            return {name: _flag(column, position, name, flag) for name, (_, flag) in zip(names, value, strict=True)}
+        if twice is not None and not all(isinstance(item, str) for item in value):
+            reason = f"lists {_short(twice)} twice; list the labels that hold, or write flags as an object of labels"
+            raise column.fail(position, reason)
+        return tuple(dict.fromkeys(names))
     if several:
         return tuple(dict.fromkeys(part.strip() for part in stripped.split(separator) if part.strip()))
     if not stripped:
         raise column.fail(position, "no label")
-    flag = _FLAGS.get(stripped.lower())
-    return stripped if flag is None else flag
+    return stripped
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:60]}…"
 
 
 def _name(column: LabelColumn, position: int, value: Any) -> str:
@@ -84,32 +98,31 @@ def _name(column: LabelColumn, position: int, value: Any) -> str:
     raise column.fail(position, "a label must be a name")
 
 
-def _flag(column: LabelColumn, position: int, key: str, value: Any) -> int | None:
-    if value is None:
+def _flag(column: LabelColumn, position: int, name: str, value: Any) -> int | None:
+    if value is None or value != value:  # NaN, which pandas writes for null
         return None
     if isinstance(value, bool | int | float) and value in (0, 1):
         return int(value)
-    raise column.fail(position, f"label '{key}' must be 0 or 1")
+    raise column.fail(position, f"label '{_short(name)}' must be 0 or 1")
+
+
+def _flag_of(cell: Cell) -> int | None:
+    return _FLAGS.get(cell.lower()) if isinstance(cell, str) else None
 
 
 def _check_numbers(column: LabelColumn) -> None:
-    """Refuse numbers where 0 or 1 is asked for, and fractions, which are not labels; bring 3.0 to 3."""
-    for position, cell in enumerate(column.cells):
-        if not isinstance(cell, str) or (number := _number(cell)) is None:
-            continue
-        if column.name.lower() in FLAG_COLUMNS:
-            raise column.fail(position, f"must be 0, 1 or an object of labels, not {cell}")
-        if number != int(number):
-            raise column.fail(position, f"{cell} is a fraction; labels are names or whole numbers")
-        column.cells[position] = str(int(number))
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if abs(number) < 1e15 and "_" not in text else None  # a long digit string is an id, nan a word
+    """Bring 3.0 to 3 and refuse fractions in a column of numbers; refuse numbers where 0 or 1 is asked for."""
+    values = [cell for cell in column.cells if isinstance(cell, str)]
+    if all(_NUMBER.fullmatch(cell) for cell in values):
+        for position, cell in enumerate(column.cells):
+            if isinstance(cell, str) and (whole := _WHOLE.fullmatch(cell)):
+                column.cells[position] = whole[1]
+            elif isinstance(cell, str) and _FRACTION.fullmatch(cell):
+                raise column.fail(position, f"{_short(cell)} is a fraction; labels are names or whole numbers")
+    if column.name.lower() in FLAG_COLUMNS:
+        for position, cell in enumerate(column.cells):
+            if isinstance(cell, str) and _flag_of(cell) is None and _NUMBER.fullmatch(cell):
+                raise column.fail(position, f"must be 0, 1 or an object of labels, not {_short(cell)}")
 
 
 def infer_space(column: LabelColumn, problem_type: ProblemType | None = None) -> LabelSpace:
@@ -131,18 +144,22 @@ def infer_space(column: LabelColumn, problem_type: ProblemType | None = None) ->
     elif isinstance(first, tuple):
         names = _sorted({name for cell in column.cells if isinstance(cell, tuple) for name in cell})
         guess = ProblemType.MULTILABEL
-    elif all(isinstance(cell, int) for cell in column.cells) and problem_type is not ProblemType.MULTICLASS:
+    elif all(_flag_of(cell) is not None for cell in column.cells):
         names = ["positive" if column.name.lower() in _PLAIN else column.name]
         guess = ProblemType.BINARY
+        if problem_type is ProblemType.MULTICLASS:
+            names = ["0", "1"]
     else:
         names = _sorted({str(cell) for cell in column.cells})
         guess = ProblemType.MULTICLASS
-    _check_two_classes(column, names)
+    _check_two_classes(column, problem_type or guess)
     return LabelSpace(tuple(names), problem_type or guess)
 
 
 def _sorted(names: set[str]) -> list[str]:
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    if all(name.isascii() and name.isdecimal() and len(name) < 20 for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def _check_one_form(column: LabelColumn) -> None:
@@ -153,20 +170,34 @@ def _check_one_form(column: LabelColumn) -> None:
     for position, cell in enumerate(column.cells):
         if form(cell) != wanted:
             raise column.fail(position, f"is a {form(cell)} where row 1 has a {wanted}; use one form in the whole file")
-    flags = column.name.lower() in FLAG_COLUMNS and any(isinstance(cell, int) for cell in column.cells)
+    flags = column.name.lower() in FLAG_COLUMNS and any(_flag_of(cell) is not None for cell in column.cells)
     for position, cell in enumerate(column.cells):
-        if flags and isinstance(cell, str):
-            raise column.fail(position, f"must be 0 or 1, not '{cell}'")
+        if flags and isinstance(cell, str) and _flag_of(cell) is None:
+            raise column.fail(position, f"must be 0 or 1, not '{_short(cell)}'")
 
 
-def _check_two_classes(column: LabelColumn, names: Sequence[str]) -> None:
+def _check_two_classes(column: LabelColumn, problem_type: ProblemType) -> None:
+    """Raise LabelError unless some label holds in one row and not in another."""
+    ones: Counter[str] = Counter()
+    zeros: set[str] = set()
+    for cell in column.cells:
+        if isinstance(cell, Mapping):
+            ones.update(name for name, flag in cell.items() if flag == 1)
+            zeros.update(name for name, flag in cell.items() if flag == 0)
+        else:
+            ones.update(cell if isinstance(cell, tuple) else [cell if (f := _flag_of(cell)) is None else str(f)])
+    missing_is_unknown = isinstance(column.cells[0], Mapping) and problem_type is not ProblemType.MULTICLASS
+    if not missing_is_unknown:
+        zeros.update(name for name, times in ones.items() if times < len(column.cells))
+    if zeros & ones.keys():
+        return
     where = f"{column.place}: column '{column.name}'"
-    if not names:
+    if not ones:
         raise LabelError(f"{where}: no row has any label")
-    forms = {str(sorted(cell.items(), key=str) if isinstance(cell, Mapping) else cell) for cell in column.cells}
-    if len(forms) == 1:
-        held = ", ".join(names[:5])
-        raise LabelError(f"{where}: every row has the same label ({held}); a classifier needs at least two classes")
+    if missing_is_unknown and not zeros and len({frozenset(cell) for cell in column.cells}) > 1:
+        raise LabelError(f"{where}: no label is ever 0; write 0 where one does not hold, a missing one is unknown")
+    held = ", ".join(map(_short, list(ones)[:5]))
+    raise LabelError(f"{where}: every row has the same label ({held}); a classifier needs at least two classes")
 
 
 def encode(column: LabelColumn, space: LabelSpace) -> tuple[pa.ListArray, pa.ListArray]:
@@ -183,10 +214,15 @@ def encode(column: LabelColumn, space: LabelSpace) -> tuple[pa.ListArray, pa.Lis
 
 
 def _cell_names(cell: Cell, space: LabelSpace) -> list[str]:
-    if isinstance(cell, Mapping | tuple):
+    """The labels that a cell names, or those that hold where it is a flag."""
+    if not isinstance(cell, str):
         return list(cell)
-    binary = space.problem_type is ProblemType.BINARY
-    return [] if binary and (isinstance(cell, int) or cell == space.negative) else [str(cell)]
+    flag = _flag_of(cell)
+    if cell in space.index:
+        return [cell]
+    if len(space) == 1 and (flag is not None or cell == space.negative):
+        return list(space.names) if flag else []
+    return [cell if flag is None else str(flag)]
 
 
 def _check_known(column: LabelColumn, space: LabelSpace) -> None:
@@ -194,7 +230,7 @@ def _check_known(column: LabelColumn, space: LabelSpace) -> None:
         name for cell in column.cells for name in _cell_names(cell, space) if name not in space.index
     )
     if missing:
-        names = ", ".join(list(missing)[:10]) + (", …" if len(missing) > 10 else "")
+        names = ", ".join(map(_short, list(missing)[:10])) + (", …" if len(missing) > 10 else "")
         raise LabelError(
             f"{column.place}: column '{column.name}': {len(missing)} label(s) that training does not have: {names}; "
             "add training rows for them or remove their rows"
@@ -207,8 +243,6 @@ def _encode_cell(column: LabelColumn, position: int, cell: Cell, space: LabelSpa
         positive = [space.index[name] for name, flag in cell.items() if flag == 1]
         if space.problem_type is not ProblemType.MULTICLASS:
             unknown = [i for i, name in enumerate(space.names) if cell.get(name) is None]
-    elif isinstance(cell, int) and space.problem_type is ProblemType.BINARY:
-        positive = [0] * cell
     else:
         positive = [space.index[name] for name in _cell_names(cell, space)]
     if space.problem_type is ProblemType.MULTICLASS and len(positive) != 1:

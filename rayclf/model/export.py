@@ -34,7 +34,7 @@ def export(artifact: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
     # positions need padding on the right.
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     model = to_transformers(network)
-    if network.is_decoder and encoding(["a"])[0][-1:] == tokenizer.pad_token_id:
+    if network.is_decoder and encoding(["a"])[0][-1:].tolist() == [tokenizer.pad_token_id]:
         _add_pad_token(model, tokenizer)
     with torch.no_grad():
         scale_logits(network, info.temperature)

@@ -59,7 +59,7 @@ def find_files(source: str | os.PathLike[str]) -> list[str]:
 
 
 def look_at(path: str) -> InputFile:
-    """Count the rows and columns of a file, reading it through unless it is Parquet, so that broken syntax shows now."""
+    """Count the rows and columns of a file; all but Parquet are read through, so that broken syntax shows now."""
     if format_of(path) == "parquet":
         with open_parquet(path) as file:
             rows, names = file.metadata.num_rows, tuple(file.schema_arrow.names)

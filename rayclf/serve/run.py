@@ -6,12 +6,11 @@ import ipaddress
 import logging
 import os
 import socket
-import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rayclf.cluster import connect, cores, native_stderr_to
+from rayclf.cluster import connect, cores
 from rayclf.errors import ResourceError, UserError
 from rayclf.model.info import find_artifact, read_info
 
@@ -29,12 +28,10 @@ class Server:
     model: str
 
     def stop(self) -> None:
-        """Take the endpoint down; requests that run are answered first."""
+        """Take the endpoint down; requests that run are answered first. Other applications of the cluster stay."""
         from ray import serve
 
-        with native_stderr_to(os.devnull):  # Ray reports the controller it has just been told to end
-            serve.shutdown()
-            time.sleep(1)  # it does so a moment later
+        serve.delete(APP)
 
     def __enter__(self) -> Server:
         return self
@@ -64,10 +61,12 @@ def serve(
         raise UserError(
             f"--host {host}: others could use the endpoint; set RAYCLF_API_KEY to a key that they must send"
         )
-    _check_port(host, port)
-    connect()
     import ray
     from ray import serve as ray_serve
+
+    if not ray.is_initialized():
+        _check_port(host, port)  # before Ray takes seconds to start
+    connect()
     from ray.serve.config import HTTPOptions
     from ray.serve.schema import LoggingConfig
 
@@ -78,11 +77,25 @@ def serve(
     name = model or (folder.parent if folder.name == "artifact" else folder).name
     gpu = bool(ray.cluster_resources().get("GPU", 0))
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
+    _end_idle_serve()
+    _check_port(host, port)
     ray_serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
     app = application(folder, name, precision=precision, threads=cores(), gpu=gpu)
     ray_serve.run(app, name=APP, route_prefix="/", logging_config=quiet)
     shown = f"[{host}]" if ":" in host else host
     return Server(f"http://{shown}:{port}", name)
+
+
+def _end_idle_serve() -> None:
+    """A Serve instance keeps its port for life: end one that has nothing to serve, refuse to touch a busy one."""
+    from ray import serve as ray_serve
+
+    status = ray_serve.status()
+    if status.applications:
+        names = ", ".join(status.applications)
+        raise ResourceError(f"Ray Serve already serves {names} here; stop it, or start another cluster")
+    if status.proxies:
+        ray_serve.shutdown()
 
 
 def _is_loopback(host: str) -> bool:

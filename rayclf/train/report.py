@@ -33,23 +33,23 @@ def render(events: Sequence[dict[str, Any]], info: dict[str, Any], status: dict[
     """The page as HTML."""
     steps = [(e["step"], e["loss"]) for e in events if e["kind"] == "step"]
     checks = [e for e in events if e["kind"] == "evaluation" and e["part"] == "validation"]
+    losses: dict[str, Points] = {"training": smooth(steps), "validation": [(e["step"], e["log_loss"]) for e in checks]}
     labels = info["label_space"]["labels"]
     sections = [
         f"<h1>{html.escape(status['backbone'])} on {html.escape(str(status['data']))}</h1>",
         f"<p class=note>{len(labels)} labels, {info['label_space']['problem_type']}; {info['tuning']} tuning; "
         f"rows: {', '.join(f'{part} {count}' for part, count in status['rows'].items())}; {info['created']}</p>",
         "<h2>Loss</h2>",
-        line_chart(
-            {"training": smooth(steps), "validation": [(e["step"], e["log_loss"]) for e in checks]}, "step", "loss"
-        ),
+        line_chart(losses, "step", "loss"),
     ]
     if checks:
-        curves = {name: [(e["step"], e[name]) for e in checks] for name in ("accuracy", "f1_macro")}
+        curves: dict[str, Points] = {name: [(e["step"], e[name]) for e in checks] for name in ("accuracy", "f1_macro")}
         sections += ["<h2>Validation</h2>", line_chart(curves, "step", "metric")]
     for part, metrics in info["metrics"].items():
         sections += [f"<h2>Metrics, {part}</h2>", *_metric_tables(metrics)]
     body = "\n".join(sections)
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>rayclf run</title><style>{_STYLE}</style>\n{body}\n</html>\n"
+    head = f"<meta charset=utf-8><title>rayclf run</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang=en>{head}\n{body}\n</html>\n"
 
 
 def _metric_tables(metrics: dict[str, Any]) -> list[str]:
@@ -115,7 +115,6 @@ def line_chart(series: dict[str, Points], x_name: str, y_name: str) -> str:
         colour = ("#2563eb", "#dc2626", "#059669")[position % 3]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(
-            f'<text x="{_LEFT + 10 + 110 * position}" y="{_HEIGHT - 12}" style="fill:{colour}">{html.escape(name)}</text>'
-        )
+        x = _LEFT + 10 + 110 * position
+        parts.append(f'<text x="{x}" y="{_HEIGHT - 12}" style="fill:{colour}">{html.escape(name)}</text>')
     return "".join([*parts, "</svg>"])

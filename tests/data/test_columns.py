@@ -1,0 +1,95 @@
+"""Which column is the text and which the label."""
+
+import pickle
+
+import pyarrow as pa
+import pytest
+
+from rayclf.data.columns import find_columns, find_text
+from rayclf.errors import AmbiguousColumn, DataError
+
+WORDS = ["a text of some words", "another text of words", "and a third one here", "a fourth text at last"]
+OTHER = ["other words are in here", "which make a text also", "as long as the first", "or even longer than it"]
+CLASSES = ["x", "y", "x", "y"]
+NUMBERS = ["1", "2.5", "-3", "4e5"]
+
+
+def table(**columns):
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"prompt": WORDS, "completion": CLASSES, "topic": CLASSES}, ("prompt", "completion")),
+        ({"input": WORDS, "expected_output": CLASSES}, ("input", "expected_output")),
+        ({"label": CLASSES, "text": WORDS}, ("text", "label")),
+        ({"Review": WORDS, "Sentiment": CLASSES}, ("Review", "Sentiment")),
+        ({"id": NUMBERS, "tweet": WORDS, "stars": ["1", "2", "1", "2"]}, ("tweet", "stars")),
+        ({"key": ["a", "b", "c", "d"], "tweet": WORDS, "kind": CLASSES}, ("tweet", "kind")),
+        ({"key": ["1", "", "3", " "], "tweet": WORDS, "kind": CLASSES}, ("tweet", "kind")),
+        ({"word": ["one", "two", "three", "four"], "kind": ["1", "2", "1", "1"]}, ("word", "kind")),
+        ({"text": WORDS, "uuid": ["a", "b", "c", "d"], "kind": CLASSES}, ("text", "kind")),
+    ],
+)
+def test_found_by_name_then_by_content(columns, expected):
+    assert find_columns(table(**columns), "x.csv") == expected
+
+
+def test_given_names_win():
+    found = table(text=WORDS, label=CLASSES, body=OTHER, other=CLASSES)
+    assert find_columns(found, "x.csv", text="body") == ("body", "label")
+    assert find_columns(found, "x.csv", text="body", label="other") == ("body", "other")
+
+
+@pytest.mark.parametrize(
+    ("columns", "flag", "candidates"),
+    [
+        ({"text": WORDS, "content": OTHER, "kind": CLASSES}, "--text", ("text", "content")),
+        ({"first": WORDS, "second": OTHER, "label": CLASSES}, "--text", ("first", "second")),
+        ({"text": WORDS, "category": CLASSES, "tag": CLASSES}, "--label", ("category", "tag")),
+        ({"text": WORDS, "one": CLASSES, "two": CLASSES}, "--label", ("one", "two")),
+        # Two of the published pairs at once: neither may win in silence.
+        ({"text": WORDS, "label": CLASSES, "prompt": OTHER, "completion": CLASSES}, "--text", ("text", "prompt")),
+        ({"text": WORDS, "label": CLASSES, "labels": CLASSES}, "--label", ("label", "labels")),
+    ],
+)
+def test_ambiguous_columns(columns, flag, candidates):
+    with pytest.raises(AmbiguousColumn) as error:
+        find_columns(table(**columns), "x.csv")
+    for found in (error.value, pickle.loads(pickle.dumps(error.value))):  # noqa: S301
+        assert isinstance(found, AmbiguousColumn)
+        assert (found.flag, found.candidates) == (flag, candidates)
+        assert str(found) == str(error.value)
+    message = str(error.value)
+    assert message.startswith("x.csv: several columns could be the")
+    assert ", ".join(candidates) in message
+    assert message.endswith(f"choose one with {flag}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "words"),
+    [
+        ({"text": WORDS, "label": CLASSES}, {"text": "body"}, "no column 'body'; --text must name one of: text, label"),
+        ({"text": WORDS, "label": CLASSES}, {"label": "topic"}, "no column 'topic'; --label must name one of"),
+        ({"text": NUMBERS, "label": CLASSES}, {}, "text column 'text' holds numbers, not text"),
+        ({"text": ["1", "", "2", " 3 "], "label": CLASSES}, {}, "text column 'text' holds numbers"),
+        ({"n": NUMBERS, "label": CLASSES}, {"text": "n"}, "text column 'n' holds numbers"),
+        ({"text": [None] * 4, "label": CLASSES}, {}, "text column 'text' is empty"),
+        ({"text": ["", " "] * 2, "label": CLASSES}, {}, "text column 'text' is empty"),
+        ({"text": WORDS, "label": CLASSES}, {"text": "text", "label": "text"}, "cannot be both"),
+        ({"text": WORDS}, {}, "no column besides 'text'"),
+        ({"a": NUMBERS, "b": NUMBERS}, {}, "no column of text among: a, b; name it with --text"),
+    ],
+)
+def test_refused_columns(columns, given, words):
+    with pytest.raises(DataError) as error:
+        find_columns(table(**columns), "x.csv", **given)
+    assert str(error.value).startswith("x.csv: ")
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_text_alone():
+    assert find_text(table(tweet=WORDS, kind=NUMBERS), "x.csv") == "tweet"
+    assert find_text(table(tweet=WORDS, text=OTHER), "x.csv", exclude=["text"]) == "tweet"

@@ -1,0 +1,118 @@
+"""Training through Ray Train: what a run holds, every row seen once, the best checkpoint kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import rayclf
+from rayclf.errors import OutputError, RayclfError, ResourceError
+from rayclf.storage import read_json
+
+
+def steps(run: rayclf.Run) -> list[dict[str, float]]:
+    return [event for event in run.events if event["kind"] == "step"]
+
+
+def test_the_run_folder_holds_what_the_design_promises(run: rayclf.Run) -> None:
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"config.yaml", "labels.json", "metrics.jsonl", "checkpoints", "artifact", "report.html"} <= names
+    assert run.status["state"] == "done"
+    config = rayclf.load_config(run.folder / "config.yaml")
+    assert config.model.method in ("full", "lora")  # resolved, not auto
+    assert rayclf.LabelSpace.from_json(read_json(run.folder / "labels.json")).names
+    assert not [path for path in run.folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+    report = (run.folder / "report.html").read_text()
+    assert "<svg" in report
+    assert "http" not in report.replace("http://www.w3.org", "")  # needs nothing else
+
+
+def test_defaults_follow_the_backbone(encoder_run: rayclf.Run, decoder_run: rayclf.Run) -> None:
+    assert yaml.safe_load((encoder_run.folder / "config.yaml").read_text())["model"]["method"] == "full"
+    assert (encoder_run.artifact / "backbone" / "model.safetensors").is_file()
+    assert yaml.safe_load((decoder_run.folder / "config.yaml").read_text())["model"]["method"] == "lora"
+    assert (decoder_run.artifact / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_every_epoch_sees_every_row_once(run: rayclf.Run) -> None:
+    rows = run.status["rows"]["train"]
+    epochs = {event["epoch"] for event in steps(run)}
+    for epoch in epochs:
+        assert sum(event["rows"] for event in steps(run) if event["epoch"] == epoch) == rows
+
+
+def test_two_workers_have_uneven_shards_to_share(decoder_run: rayclf.Run) -> None:
+    assert decoder_run.status["rows"]["train"] % 2 == 1  # or the test above could not fail by dropped rows
+
+
+def test_training_learns(encoder_run: rayclf.Run) -> None:
+    losses = [event["loss"] for event in steps(encoder_run)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert encoder_run.metrics["test"]["accuracy"] > 0.35  # of four classes, by a random tiny model
+
+
+def test_the_artifact_is_the_best_epoch(encoder_run: rayclf.Run) -> None:
+    by_epoch = [event for event in encoder_run.events if event.get("part") == "validation"]
+    assert len(by_epoch) == 2
+    assert encoder_run.metrics["validation"]["f1_macro"] == max(event["f1_macro"] for event in by_epoch)
+    assert len(list((encoder_run.folder / "checkpoints").glob("checkpoint_*"))) <= 2  # the best, and the latest
+
+
+def test_the_same_seed_gives_the_same_losses(
+    decoder_run: rayclf.Run,
+    few_messages: Path,
+    backbone: Callable[[str], Path],
+    decoder_overrides: dict[str, object],
+    tmp_path: Path,
+) -> None:
+    again = rayclf.train(few_messages, tmp_path / "again", backbone=str(backbone("llama")), overrides=decoder_overrides)
+    assert [e["loss"] for e in steps(again)] == pytest.approx([e["loss"] for e in steps(decoder_run)], abs=1e-5)
+
+
+def test_predictions_are_kept_for_every_test_row(run: rayclf.Run) -> None:
+    table = pq.read_table(run.folder / "predictions.parquet")
+    assert table.num_rows == run.status["rows"]["test"] == run.metrics["test"]["rows"]
+    assert len(set(table["id"].to_pylist())) == table.num_rows
+
+
+def test_an_existing_run_is_not_overwritten(run: rayclf.Run, few_messages: Path) -> None:
+    before = run.status
+    with pytest.raises(OutputError, match="--overwrite"):
+        rayclf.train(few_messages, run.folder)
+    assert run.status == before
+
+
+def test_more_workers_than_cpus_are_refused_at_once(
+    cluster: None, few_messages: Path, backbone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ResourceError, match=r"resources\.workers"):
+        rayclf.train(
+            few_messages, tmp_path / "x", backbone=str(backbone("bert")), overrides={"resources.workers": 16}
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_failure_in_a_worker_is_one_line_and_recorded(
+    cluster: None, few_messages: Path, write_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tiny("bert")
+    from rayclf.train import driver
+
+    plan = driver._plan_model
+
+    def then_damage(*args: object) -> object:
+        made = plan(*args)  # type: ignore[arg-type]
+        weights = source / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        return made
+
+    monkeypatch.setattr(driver, "_plan_model", then_damage)
+    with pytest.raises(RayclfError, match="cannot be loaded") as caught:
+        rayclf.train(few_messages, tmp_path / "x", backbone=str(source))
+    assert "\n" not in str(caught.value)
+    assert rayclf.Run(tmp_path / "x").status["state"] == "failed"
+    assert not (tmp_path / "x" / "artifact").exists()

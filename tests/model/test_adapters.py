@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import Made, perturb
+
+from rayclf.config import LoraConfig
+from rayclf.errors import ArtifactError, ConfigError
+from rayclf.model.adapters import add_lora, load_lora, save_lora
+from rayclf.model.backbone import load_network
+
+Make = Callable[..., Made]
+Backbone = Callable[[str], Path]
+
+
+def fresh(made: Made) -> Any:
+    return load_network(made.source, made.info.space, seed=3).eval()
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(5, 300, (3, 9), generator=torch.Generator().manual_seed(0))
+    return ids, torch.ones_like(ids)
+
+
+def test_only_adapters_and_head_are_trainable(make: Make, architecture: str) -> None:
+    made = make(architecture, tuning="lora", moved=False)
+    trainable = {name for name, p in made.network.named_parameters() if p.requires_grad}
+    head = {f"head.{name}" for name, _ in made.network.head.named_parameters()}
+    assert head < trainable
+    assert all("lora_" in name for name in trainable - head)
+    frozen = [p for name, p in made.network.named_parameters() if name.startswith("backbone.") and "lora_" not in name]
+    assert frozen
+    assert not any(p.requires_grad for p in frozen)
+
+
+def test_inputs_pass_through_to_the_backbone(make: Make, architecture: str) -> None:
+    """Fresh adapters change nothing, moved ones do, and gradients reach them: PEFT's wrapper hands on all it gets."""
+    made = make(architecture, tuning="lora", moved=False)
+    ids, mask = batch()
+    mask[0, 5:] = 0
+    plain = fresh(made)
+    with torch.no_grad():
+        torch.testing.assert_close(made.network(ids, mask), plain(ids, mask), atol=1e-6, rtol=0)
+    perturb(made.network)
+    made.network(ids, mask).square().sum().backward()
+    grads = {name: p.grad for name, p in made.network.named_parameters() if p.requires_grad}
+    assert all(g is not None and g.abs().max() > 0 for g in grads.values()), grads.keys()
+    with torch.no_grad():
+        assert (made.network(ids, mask) - plain(ids, mask)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_saved_adapters_come_back_beside_or_merged(make: Make, architecture: str, tmp_path: Path, merge: bool) -> None:
+    made = make(architecture, tuning="lora")
+    save_lora(made.network, tmp_path)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    network = fresh(made)
+    load_lora(network, tmp_path, merge=merge)
+    network.head.load_state_dict(made.network.head.state_dict())
+    network.eval()
+    ids, mask = batch()
+    with torch.no_grad():
+        torch.testing.assert_close(network(ids, mask), made.network(ids, mask), atol=1e-5, rtol=0)
+    names = [name for name, _ in network.backbone.named_parameters()]
+    assert merge != any("lora_" in name for name in names)
+    assert not any(p.requires_grad for name, p in network.backbone.named_parameters() if "lora_" in name)
+
+
+def test_adapters_loaded_to_go_on_training_are_trainable(make: Make, tmp_path: Path) -> None:
+    made = make("llama", tuning="lora")
+    save_lora(made.network, tmp_path)
+    network = fresh(made)
+    load_lora(network, tmp_path, merge=False, trainable=True)
+    names = {name: p.requires_grad for name, p in made.network.named_parameters()}
+    assert {name: p.requires_grad for name, p in network.named_parameters()} == names
+
+
+def test_adapters_stay_float32_on_a_bfloat16_backbone(make: Make, tmp_path: Path) -> None:
+    made = make("llama", tuning="lora", dtype=torch.bfloat16)
+    save_lora(made.network, tmp_path)
+    network = load_network(made.source, made.info.space, dtype=torch.bfloat16)
+    load_lora(network, tmp_path, merge=False)
+    for one in (made.network, network):
+        kinds = {"lora_" in name: p.dtype for name, p in one.backbone.named_parameters()}
+        assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    file = folder / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    edit(tensors)
+    safetensors.torch.save_file(tensors, file)
+
+
+def drop_one(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[min(tensors)]
+
+
+def add_one(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["base_model.model.layers.9.self_attn.q_proj.lora_A.weight"] = torch.zeros(4, 32)
+
+
+def reshape_one(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[min(tensors)] = torch.zeros(4, 5)
+
+
+@pytest.mark.parametrize("edit", [drop_one, add_one, reshape_one])
+def test_adapter_that_does_not_fit_is_refused(make: Make, tmp_path: Path, edit: Any) -> None:
+    made = make("llama", tuning="lora")
+    save_lora(made.network, tmp_path)
+    change(tmp_path, edit)
+    with pytest.raises(ArtifactError, match="the adapter does not fit its backbone") as caught:
+        load_lora(fresh(made), tmp_path, merge=True)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_adapter_of_another_architecture_is_refused(make: Make, tmp_path: Path) -> None:
+    save_lora(make("llama", tuning="lora").network, tmp_path)
+    with pytest.raises(ArtifactError, match="does not fit"):
+        load_lora(fresh(make("bert")), tmp_path, merge=True)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_damaged_adapter_is_refused(make: Make, tmp_path: Path, name: str, damage: str) -> None:
+    made = make("llama", tuning="lora")
+    save_lora(made.network, tmp_path)
+    file = tmp_path / name
+    file.unlink()
+    if damage == "garbage":
+        file.write_text("garbage")
+    with pytest.raises(ArtifactError, match="does not fit") as caught:
+        load_lora(fresh(made), tmp_path, merge=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["nothing_like_this", ["q_projection"], "q_proj("])
+def test_unknown_target_modules_are_named(backbone: Backbone, spaces: Any, target: Any) -> None:
+    network = load_network(backbone("llama"), next(iter(spaces.values())))
+    with pytest.raises(ConfigError, match=r"^model\.lora\.target_modules: ") as caught:
+        add_lora(network, LoraConfig(target_modules=target))
+    assert "\n" not in str(caught.value)
+
+
+def test_chosen_target_modules_alone_are_adapted(make: Make) -> None:
+    made = make("llama", tuning="lora", lora=LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    adapted = {name.split(".lora_")[0].split(".")[-1] for name, _ in made.network.named_parameters() if "lora_" in name}
+    assert adapted == {"q_proj", "v_proj"}

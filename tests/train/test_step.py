@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from conftest import TEXTS, Made
+from torch import nn
+
+from rayclf.data.tokens import TokenBatch
+from rayclf.labels import ProblemType
+from rayclf.train.optimizer import make_optimizer
+from rayclf.train.step import all_sum, loss_sum, loss_terms, micro_batches, train_step
+
+Make = Callable[..., Made]
+CPU = torch.device("cpu")
+NAN = float("nan")
+
+
+class Bag(nn.Module):
+    """A network small enough to send to other processes: the mean of the tokens' embeddings, and a linear layer."""
+
+    def __init__(self, labels: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.embed = nn.Embedding(20, 6)
+        self.out = nn.Linear(6, labels)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        weights = attention_mask.unsqueeze(-1).float()
+        pooled = (self.embed(input_ids) * weights).sum(1) / weights.sum(1)
+        return self.out(pooled).float()
+
+
+def make_batch(kind: ProblemType, rows: int, labels: int = 3, seed: int = 0) -> TokenBatch:
+    random = np.random.default_rng(seed)
+    ids = [random.integers(1, 20, random.integers(1, 9)).astype(np.int32) for _ in range(rows)]
+    if kind is ProblemType.MULTICLASS:
+        targets = np.eye(labels, dtype=np.float32)[random.integers(0, labels, rows)]
+    else:
+        targets = random.choice([0.0, 1.0, np.nan], (rows, labels)).astype(np.float32)
+        targets[0, 0] = 1.0
+    return TokenBatch(np.arange(rows), ids, targets)
+
+
+def part(batch: TokenBatch, rows: slice) -> TokenBatch:
+    return TokenBatch(batch.rows[rows], batch.input_ids[rows], batch.targets[rows])
+
+
+def mean_loss(logits: torch.Tensor, targets: torch.Tensor, kind: ProblemType) -> torch.Tensor:
+    """By PyTorch's own means."""
+    if kind is ProblemType.MULTICLASS:
+        return F.cross_entropy(logits, targets.argmax(dim=1))
+    known = ~targets.isnan()
+    return F.binary_cross_entropy_with_logits(logits[known], targets[known])
+
+
+def step(network: nn.Module, batch: TokenBatch, kind: ProblemType, *, tokens: int = 12, **settings: Any) -> Any:
+    optimizer = settings.pop("optimizer", None) or torch.optim.SGD(network.parameters(), lr=0.1)
+    settings = {"device": CPU, "max_grad_norm": 1e9, **settings}
+    return train_step(network, micro_batches(batch, tokens, 0), optimizer, kind, **settings)
+
+
+# --- loss ------------------------------------------------------------------------------------------------------------
+
+
+def test_loss_is_torchs_own(kind: ProblemType) -> None:
+    batch = make_batch(kind, 11)
+    logits = torch.randn(11, 3, generator=torch.Generator().manual_seed(1))
+    targets = torch.from_numpy(batch.targets)
+    ours = loss_sum(logits, targets, kind) / loss_terms(targets, kind)
+    torch.testing.assert_close(ours, mean_loss(logits, targets, kind))
+
+
+def test_unknown_targets_give_no_gradient(kind: ProblemType) -> None:
+    if kind is ProblemType.MULTICLASS:
+        pytest.skip("a multiclass row is always known")
+    targets = torch.tensor([[1.0, NAN, 0.0], [NAN, NAN, NAN]])
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss_sum(logits, targets, kind).backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[True, False, True], [False, False, False]]
+    assert loss_terms(targets, kind) == 2
+
+
+def test_unknown_targets_hide_even_infinite_logits() -> None:
+    targets = torch.tensor([[1.0, NAN]])
+    logits = torch.tensor([[0.0, 1e30]], requires_grad=True)
+    loss = loss_sum(logits, targets, ProblemType.MULTILABEL)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad[0, 1] == 0
+
+
+# --- one process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 30, 1000])
+def test_micro_batches_give_the_gradient_of_the_whole(kind: ProblemType, tokens: int) -> None:
+    batch = make_batch(kind, 23)
+    network = Bag()
+    result = step(network, batch, kind, tokens=tokens)
+    whole = Bag()
+    (only,) = micro_batches(batch, 10_000, 0)
+    loss = mean_loss(whole(only.input_ids, only.attention_mask), only.targets, kind)
+    loss.backward()
+    assert result.loss == pytest.approx(loss.item(), abs=1e-6)
+    norm = torch.stack([p.grad.norm() for p in whole.parameters() if p.grad is not None]).norm()
+    assert result.grad_norm == pytest.approx(norm.item(), abs=1e-5)
+    assert (result.rows, result.tokens) == (23, sum(map(len, batch.input_ids)))
+    for mine, other in zip(network.parameters(), whole.parameters(), strict=True):
+        assert mine.grad is not None
+        torch.testing.assert_close(mine.grad, other.grad if other.grad is not None else torch.zeros_like(mine),
+                                   atol=1e-6, rtol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "modernbert"])
+def test_micro_batches_of_a_transformer_give_the_gradient_of_the_whole(
+    make: Make, name: str, tuning: str, kind: ProblemType
+) -> None:
+    made = make(name, tuning=tuning, kind=kind)
+    size = len(made.info.space)
+    whole = copy.deepcopy(made.network)
+    batch = TokenBatch(np.arange(len(TEXTS)), made.encoding(TEXTS), make_batch(kind, len(TEXTS), size).targets)
+    trainable = [p for p in made.network.parameters() if p.requires_grad]
+    result = train_step(
+        made.network,
+        micro_batches(batch, 60, made.info.pad_token_id),
+        torch.optim.SGD(trainable, lr=0.1),
+        kind,
+        device=CPU,
+        max_grad_norm=1e9,
+    )
+    (only,) = micro_batches(batch, 10_000, made.info.pad_token_id)
+    loss = mean_loss(whole(only.input_ids, only.attention_mask), only.targets, kind)
+    loss.backward()
+    assert result is not None
+    assert result.loss == pytest.approx(loss.item(), abs=1e-6)
+    wanted = [p.grad for p in whole.parameters() if p.requires_grad]
+    for mine, other in zip(trainable, wanted, strict=True):
+        assert other is not None
+        assert mine.grad is not None
+        torch.testing.assert_close(mine.grad, other, atol=1e-6, rtol=1e-4)
+
+
+def test_rows_without_tokens_train_too(make: Make) -> None:
+    made = make("llama")
+    batch = TokenBatch(np.arange(2), [np.empty(0, np.int32)] * 2, np.eye(3, dtype=np.float32)[:2])
+    result = step(made.network, batch, ProblemType.MULTICLASS)
+    assert np.isfinite([result.loss, result.grad_norm]).all()
+    assert result.tokens == 2
+
+
+def test_targets_stay_with_their_rows() -> None:
+    batch = make_batch(ProblemType.MULTICLASS, 17)
+    seen = {}
+    for micro in micro_batches(batch, 12, 0):
+        for ids, mask, target in zip(micro.input_ids, micro.attention_mask, micro.targets, strict=True):
+            seen[tuple(ids[mask.bool()].tolist())] = target.tolist()
+    assert seen == {tuple(ids.tolist()): row.tolist() for ids, row in zip(batch.input_ids, batch.targets, strict=True)}
+
+
+def test_nothing_left_is_none_and_changes_nothing() -> None:
+    network = Bag()
+    before = copy.deepcopy(network.state_dict())
+    optimizer = make_optimizer(network, 0.1, 0.1)
+    settings: dict[str, Any] = {"device": CPU, "max_grad_norm": 1.0}
+    assert train_step(network, [], optimizer, ProblemType.MULTICLASS, **settings) is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not optimizer.state
+
+
+def test_a_batch_of_unknown_targets_alone_has_no_gradient() -> None:
+    batch = make_batch(ProblemType.MULTILABEL, 3)
+    batch.targets[:] = np.nan
+    result = step(Bag(), batch, ProblemType.MULTILABEL)
+    assert (result.loss, result.grad_norm, result.rows) == (0.0, 0.0, 3)
+
+
+def test_gradients_are_clipped(kind: ProblemType) -> None:
+    batch = make_batch(kind, 9)
+    free, clipped = Bag(), Bag()
+    start = [p.detach().clone() for p in free.parameters()]
+    norm = step(free, batch, kind).grad_norm
+    limit = norm / 4
+    assert step(clipped, batch, kind, max_grad_norm=limit).grad_norm == pytest.approx(norm, rel=1e-5)
+    total = torch.stack([p.grad.norm() for p in clipped.parameters() if p.grad is not None]).norm()
+    assert total.item() == pytest.approx(limit, rel=1e-4)
+    for begin, one, other in zip(start, free.parameters(), clipped.parameters(), strict=True):
+        torch.testing.assert_close(other.detach() - begin, (one.detach() - begin) / 4, atol=1e-6, rtol=1e-3)
+
+
+def test_old_gradients_do_not_leak_into_the_next_step(kind: ProblemType) -> None:
+    batch = make_batch(kind, 9)
+    network = Bag()
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 1e3)
+    assert step(network, batch, kind).grad_norm == pytest.approx(step(Bag(), batch, kind).grad_norm, rel=1e-5)
+
+
+def test_loss_falls(make: Make, tuning: str, kind: ProblemType) -> None:
+    made = make("bert", tuning=tuning, kind=kind, moved=False)
+    targets = make_batch(kind, len(TEXTS), len(made.info.space)).targets
+    batch = TokenBatch(np.arange(len(TEXTS)), made.encoding(TEXTS), targets)
+    optimizer = make_optimizer(made.network, 1e-2, 0.0)
+    losses = [step(made.network, batch, kind, tokens=90, optimizer=optimizer).loss for _ in range(15)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_bf16_computes_the_backbone_low_and_keeps_head_and_gradients_float32(make: Make, tuning: str) -> None:
+    dtype = torch.bfloat16 if tuning == "lora" else torch.float32
+    made = make("llama", tuning=tuning, dtype=dtype)
+    exact = make("llama", tuning=tuning)
+    seen: dict[str, torch.dtype] = {}
+    attention = next(m for name, m in made.network.named_modules() if name.endswith("layers.0.self_attn"))
+    attention.register_forward_hook(lambda module, args, out: seen.update(attention=out[0].dtype))
+    made.network.head.out.register_forward_hook(
+        lambda module, args, out: seen.update(into=args[0].dtype, out=out.dtype)
+    )
+    batch = TokenBatch(
+        np.arange(len(TEXTS)), made.encoding(TEXTS), make_batch(ProblemType.MULTICLASS, len(TEXTS)).targets
+    )
+    optimizer = make_optimizer(made.network, 1e-3, 0.0)
+    result = step(made.network, batch, ProblemType.MULTICLASS, tokens=90, optimizer=optimizer, bf16=True)
+    assert seen == {"attention": torch.bfloat16, "into": torch.float32, "out": torch.float32}
+    trained = [p for p in made.network.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {p.grad.dtype for p in trained if p.grad is not None} == {torch.float32}
+    wanted = step(
+        exact.network, batch, ProblemType.MULTICLASS, tokens=90, optimizer=make_optimizer(exact.network, 1e-3, 0)
+    )
+    assert result.loss == pytest.approx(wanted.loss, rel=0.05)
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+_STEPS = 3
+_SHARDS = [[slice(0, 7), slice(7, 8)], [slice(8, 8), slice(8, 13)], [slice(13, 20), slice(20, 20)]]  # [step][rank]
+
+
+def _work(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    try:
+        torch.save({str(kind): _train(kind, rank) for kind in ProblemType}, f"{folder}/{rank}")
+    finally:
+        dist.destroy_process_group()
+
+
+def _train(kind: ProblemType, rank: int | None) -> Any:
+    """Three steps on the rows of a rank, or on all rows for None; the weights and the losses."""
+    batch, network = make_batch(kind, 20), Bag()
+    optimizer = make_optimizer(network, 0.05, 0.1)
+    results = []
+    for shards in _SHARDS:
+        mine = shards[rank] if rank is not None else slice(shards[0].start, shards[1].stop)
+        rows = part(batch, mine)
+        results.append(step(network, rows, kind, tokens=14, optimizer=optimizer, max_grad_norm=0.5))
+    done = train_step(network, [], optimizer, kind, device=CPU, max_grad_norm=0.5)
+    sums = [torch.full((3,), 1.0 + (rank or 0)), torch.full((2, 2), 10 + (rank or 0)), torch.tensor([[5.0]]).T]
+    all_sum(sums)
+    return network.state_dict(), [(r.loss, r.grad_norm, r.rows, r.tokens) for r in results], done, sums
+
+
+def test_uneven_shards_of_two_processes_train_as_one_process(tmp_path: Path) -> None:
+    """One worker is out of rows in the second step, the other in the third; all end alike and agree that it is over."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(_work, (port, str(tmp_path)), nprocs=2, start_method="spawn")
+    saved = [torch.load(tmp_path / str(rank)) for rank in range(2)]
+    for kind, rank in itertools.product(ProblemType, range(2)):
+        weights, results, _, _ = _train(kind, None)
+        other, theirs, done, sums = saved[rank][str(kind)]
+        assert done is None
+        assert [s.tolist() for s in sums] == [[3.0] * 3, [[21, 21], [21, 21]], [[10.0]]]
+        for name, tensor in weights.items():
+            torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
+        for mine, one in zip(results, theirs, strict=True):
+            assert one == pytest.approx(mine, abs=1e-5)
+
+
+def test_all_sum_alone_changes_nothing() -> None:
+    tensor = torch.ones(3)
+    all_sum([tensor])
+    assert tensor.tolist() == [1.0] * 3
