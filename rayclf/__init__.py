@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from rayclf.model.engine import Prediction as Prediction
     from rayclf.model.evaluation import evaluate as evaluate
     from rayclf.model.export import export as export
-    from rayclf.score.pipeline import ScoreSummary as ScoreSummary
-    from rayclf.score.pipeline import score as score
-    from rayclf.serve.run import Server as Server
-    from rayclf.serve.run import serve as serve
-    from rayclf.train.driver import train as train
-    from rayclf.train.run import Run as Run
+    from rayclf.scoring.pipeline import ScoreSummary as ScoreSummary
+    from rayclf.scoring.pipeline import score as score
+    from rayclf.serving.run import Server as Server
+    from rayclf.serving.run import serve as serve
+    from rayclf.training.driver import train as train
+    from rayclf.training.run import Run as Run
 
 __version__ = "0.1.0"
 
@@ -40,16 +40,16 @@ _HOMES = {
     "Prediction": "model.engine",
     "ProblemType": "labels",
     "RayclfError": "errors",
-    "Run": "train.run",
-    "ScoreSummary": "score.pipeline",
-    "Server": "serve.run",
+    "Run": "training.run",
+    "ScoreSummary": "scoring.pipeline",
+    "Server": "serving.run",
     "UserError": "errors",
     "evaluate": "model.evaluation",
     "export": "model.export",
     "load_config": "config",
-    "score": "score.pipeline",
-    "serve": "serve.run",
-    "train": "train.driver",
+    "score": "scoring.pipeline",
+    "serve": "serving.run",
+    "train": "training.driver",
 }
 __all__ = ["__version__", *_HOMES]
 

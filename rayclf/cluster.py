@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rayclf.errors import RayclfError, ResourceError, UserError
+from rayclf import errors
+from rayclf.errors import RayclfError, ResourceError
 
 
 def connect() -> None:
@@ -83,15 +85,16 @@ def require_cpus(needed: float, what: str, mend: str) -> None:
         raise ResourceError(f"{what} needs {needed:g} CPUs and the cluster has {there:g}; {mend}")
 
 
-def root_cause(error: BaseException, what: str) -> BaseException:
-    """The UserError that a Ray process met, out of Ray's wrappings; else one line that says how ``what`` failed."""
-    failures = [*(getattr(error, "worker_failures", None) or {}).values(), error]
-    for failure in failures:
-        inner: BaseException | None = failure
-        while inner is not None:
-            if isinstance(inner, RayclfError):
-                cause = getattr(inner, "cause", None)
-                return cause if isinstance(cause, UserError) else inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]
-    return RayclfError(f"{what} failed: {lines[-1] if lines else type(failures[0]).__name__}")
+def root_cause(error: BaseException, what: str) -> RayclfError:
+    """The rayclf error that a Ray process met, of its own class; else one line that says how ``what`` failed.
+
+    Ray wraps errors in many layers, some of which keep only the text of the traceback, so the text is what is read.
+    """
+    told = [*map(str, (getattr(error, "worker_failures", None) or {}).values()), str(error), str(error.__cause__ or "")]
+    for text in told:
+        found = re.findall(r"rayclf\.errors\.(\w+): (.+)", text)
+        if found:
+            name, message = found[-1]
+            return getattr(errors, name, RayclfError)(message.strip())
+    lines = [line.strip() for line in told[0].splitlines() if line.strip()]
+    return RayclfError(f"{what} failed: {lines[-1] if lines else type(error).__name__}")

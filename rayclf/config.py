@@ -10,7 +10,6 @@ Every field has a default; an unknown one is an error that names the nearest kno
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -166,9 +165,10 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | S
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``2e-5`` as a string; people who write a learning rate mean the number.
+    """YAML lets a key stand twice and keeps the last, so that the fields of the first ``train:`` would be lost.
 
-    It also lets a key stand twice and keeps the last, so that the fields of the first ``train:`` would be lost.
+    It also reads ``2e-5`` as a string, which is left so: the field's type makes it the number, and a revision
+    ``12e5`` stays what it is.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -179,11 +179,6 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
             seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
-
-
-_FLOAT = r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789"))
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -1,4 +1,5 @@
 """The label space, its JSON form, decisions, and targets in sparse and dense form."""
+# tests are told by their names
 
 import numpy as np
 import pyarrow as pa

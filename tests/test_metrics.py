@@ -1,4 +1,5 @@
 """Streaming metrics against scikit-learn, on whole and parted data, with unknown targets, and in bounded memory."""
+# tests are told by their names
 
 import math
 import tracemalloc

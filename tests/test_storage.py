@@ -1,4 +1,5 @@
 """Files by path or URI, written whole or not at all."""
+# tests are told by their names
 
 import json
 import os

@@ -74,14 +74,18 @@ def find_text(table: pa.Table, place: str, exclude: Sequence[str] = ()) -> str:
 
 def _find_label(table: pa.Table, place: str, text: str) -> str:
     others = [name for name in table.column_names if name != text]
+    if not others:
+        raise DataError(f"{place}: no column besides '{text}' to hold the labels")
     known = [name for name in others if name.lower() in LABEL_NAMES]
     if not known:
         # A label repeats: a column in which nearly every value is another one is an id or a second text.
-        known = [name for name in others if _repeats(table[name])] or others
+        known = [name for name in others if _repeats(table[name])]
     if len(known) == 1:
         return known[0]
     if not known:
-        raise DataError(f"{place}: no column besides '{text}' to hold the labels")
+        raise DataError(
+            f"{place}: no column repeats its values as labels do; name it with --label: {', '.join(others)}"
+        )
     raise AmbiguousColumn(
         f"{place}: several columns could be the label: {', '.join(known)}; choose one with --label", "--label", known
     )

@@ -240,11 +240,11 @@ def _check_known(column: LabelColumn, space: LabelSpace) -> None:
 def _encode_cell(column: LabelColumn, position: int, cell: Cell, space: LabelSpace) -> tuple[list[int], list[int]]:
     unknown: list[int] = []
     if isinstance(cell, Mapping):
-        positive = [space.index[name] for name, flag in cell.items() if flag == 1]
+        positive = sorted(space.index[name] for name, flag in cell.items() if flag == 1)
         if space.problem_type is not ProblemType.MULTICLASS:
             unknown = [i for i, name in enumerate(space.names) if cell.get(name) is None]
     else:
-        positive = [space.index[name] for name in _cell_names(cell, space)]
+        positive = sorted(space.index[name] for name in _cell_names(cell, space))
     if space.problem_type is ProblemType.MULTICLASS and len(positive) != 1:
         raise column.fail(position, f"has {len(positive)} labels; a multiclass row has exactly one")
     return positive, unknown

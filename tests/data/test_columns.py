@@ -1,4 +1,5 @@
 """Which column is the text and which the label."""
+# tests are told by their names
 
 import pickle
 
@@ -57,7 +58,7 @@ def test_given_names_win():
 def test_ambiguous_columns(columns, flag, candidates):
     with pytest.raises(AmbiguousColumn) as error:
         find_columns(table(**columns), "x.csv")
-    for found in (error.value, pickle.loads(pickle.dumps(error.value))):  # noqa: S301
+    for found in (error.value, pickle.loads(pickle.dumps(error.value))):
         assert isinstance(found, AmbiguousColumn)
         assert (found.flag, found.candidates) == (flag, candidates)
         assert str(found) == str(error.value)
@@ -79,6 +80,11 @@ def test_ambiguous_columns(columns, flag, candidates):
         ({"text": ["", " "] * 2, "label": CLASSES}, {}, "text column 'text' is empty"),
         ({"text": WORDS, "label": CLASSES}, {"text": "text", "label": "text"}, "cannot be both"),
         ({"text": WORDS}, {}, "no column besides 'text'"),
+        (
+            {"id": ["1", "2", "3", "4"], "text": WORDS},
+            {},
+            "no column repeats its values as labels do; name it with --label",
+        ),
         ({"a": NUMBERS, "b": NUMBERS}, {}, "no column of text among: a, b; name it with --text"),
     ],
 )

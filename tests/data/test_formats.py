@@ -1,4 +1,5 @@
 """Files to tables of strings: CSV, TSV, JSONL, Parquet and gzip, broken ones, and any bytes at all."""
+# tests are told by their names
 
 import csv
 import datetime
@@ -166,10 +167,10 @@ def test_unknown_types(name):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(DataError, match="absent.csv: no such file"):
+    with pytest.raises(DataError, match=r"absent\.csv: no such file"):
         read_table(tmp_path / "absent.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match="folder.csv: is a folder"):
+    with pytest.raises(DataError, match=r"folder\.csv: is a folder"):
         read_table(tmp_path / "folder.csv")
 
 

@@ -1,4 +1,5 @@
 """Labelled files to canonical rows: the same rows and label space from every form and format."""
+# tests are told by their names
 
 import csv
 import gzip

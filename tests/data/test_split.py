@@ -1,4 +1,5 @@
 """Stratified splits: whole, disjoint, repeatable, and without leaks."""
+# tests are told by their names
 
 import pyarrow as pa
 import pytest

@@ -1,4 +1,5 @@
 """Cells of a label column to label spaces and targets."""
+# tests are told by their names
 
 import json
 

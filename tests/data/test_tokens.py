@@ -1,4 +1,5 @@
 """Texts to token ids."""
+# tests are told by their names
 
 import pickle
 
@@ -14,7 +15,7 @@ VOCABULARY = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3, "a": 4, "b": 5, "c
 
 @pytest.fixture
 def tokenizer():
-    made = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))  # noqa: S106
+    made = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
@@ -34,7 +35,7 @@ def test_special_tokens_and_truncation(tokenizer):
 
 
 def test_padding_and_truncation_of_the_tokenizer_are_replaced(tokenizer):
-    tokenizer.enable_padding(length=16, pad_id=3, pad_token="[PAD]")  # noqa: S106
+    tokenizer.enable_padding(length=16, pad_id=3, pad_token="[PAD]")
     tokenizer.enable_truncation(3)
     assert ids(Encoding(tokenizer.to_str(), "{text}", 8), "a b c", "a") == [[1, 4, 5, 6, 2], [1, 4, 2]]
 
@@ -52,7 +53,7 @@ def test_lengths_of_different_encodings_do_not_mix(tokenizer):
 
 def test_encoding_travels(tokenizer):
     encoding = Encoding(tokenizer.to_str(), "{text}", 8)
-    assert pickle.loads(pickle.dumps(encoding)) == encoding  # noqa: S301
+    assert pickle.loads(pickle.dumps(encoding)) == encoding
 
 
 def test_tokenize_rows(tokenizer):

@@ -23,9 +23,7 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def encoder_run(
-    cluster: None, backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> rayclf.Run:
+def encoder_run(cluster: None, backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> rayclf.Run:
     """Multiclass, the whole of a BERT tuned, one worker, in float32, two epochs."""
     return rayclf.train(
         data_file("questions.csv"),

@@ -104,4 +104,4 @@ def test_a_second_application_is_refused_while_one_is_served(client: httpx.Clien
 def test_beyond_loopback_a_key_is_needed(encoder_run: rayclf.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAYCLF_API_KEY", raising=False)
     with pytest.raises(UserError, match="RAYCLF_API_KEY"):
-        rayclf.serve(encoder_run.artifact, host="0.0.0.0")  # noqa: S104  # refused
+        rayclf.serve(encoder_run.artifact, host="0.0.0.0")  # refused

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rayclf
-from rayclf.errors import ArtifactError, OutputError
+from rayclf.errors import ArtifactError, DataError, OutputError
 
 
 @pytest.fixture
@@ -18,9 +20,12 @@ def corpus(tmp_path: Path) -> Path:
     folder = tmp_path / "corpus"
     folder.mkdir()
     texts = [None if i % 200 == 7 else "" if i % 200 == 8 else f"which cell number {i}" for i in range(1000)]
-    table = pa.table({"question": texts, "label": list(range(1000)), "when": pa.array(range(1000), pa.timestamp("s"))})
+    table = pa.table({"question": texts, "label": list(range(1000)), "when": pa.array(range(1000), pa.timestamp("ms"))})
     pq.write_table(table, folder / "a.parquet", row_group_size=300)
-    (folder / "b.jsonl").write_text("".join(f'{{"question": "in the court {i}", "label": {i}}}\n' for i in range(100)))
+    more = pa.table({"question": [f"in the court {i}" for i in range(100)], "label": list(range(100))})
+    pq.write_table(more, folder / "b.parquet")
+    lines = [json.dumps({"question": f"in the court {i}", "label": i}) for i in range(100)]
+    (tmp_path / "b.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -36,7 +41,7 @@ def test_every_row_once_and_errors_told(encoder_run: rayclf.Run, corpus: Path, t
     ]
     scored = pa.concat_tables([pq.read_table(file) for file in sorted(out.glob("*.parquet"))], promote_options="none")
     ids = scored["id"].to_pylist()
-    assert ids == [f"a.parquet#{i}" for i in range(1, 1001)] + [f"b.jsonl#{i}" for i in range(1, 101)]
+    assert ids == [f"a.parquet#{i}" for i in range(1, 1001)] + [f"b.parquet#{i}" for i in range(1, 101)]
     first = scored.slice(0, 10).to_pylist()
     assert first[7]["error"] == "no text"
     assert first[8]["error"] == "empty text"
@@ -44,7 +49,8 @@ def test_every_row_once_and_errors_told(encoder_run: rayclf.Run, corpus: Path, t
     assert first[7]["probabilities"] is None
     assert first[6]["error"] is None
     assert sum(first[6]["probabilities"]) == pytest.approx(1, abs=1e-5)
-    assert first[6]["input_label"] == "6" or first[6]["input_label"] == 6
+    assert first[6]["input_label"] == 6  # beside the predicted label, of the type it came in
+    assert scored["when"].null_count == 100  # which b.parquet has not
     assert events[0]["kind"] == "plan"
     assert events[-1]["rows"] == 1100
 
@@ -69,7 +75,7 @@ def test_another_job_is_refused_and_the_difference_named(
     encoder_run: rayclf.Run, decoder_run: rayclf.Run, corpus: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    file = corpus / "b.jsonl"
+    file = corpus.parent / "b.jsonl"
     rayclf.score(encoder_run.artifact, file, out)
     names = sorted(path.name for path in out.rglob("*"))
     with pytest.raises(OutputError, match="probabilities is 'none', was 'list'"):
@@ -86,6 +92,13 @@ def test_another_job_is_refused_and_the_difference_named(
     assert set(columns) <= set(table.column_names)
 
 
+def test_columns_that_change_their_type_are_refused(encoder_run: rayclf.Run, corpus: Path, tmp_path: Path) -> None:
+    (corpus.parent / "b.jsonl").rename(corpus / "c.jsonl")
+    with pytest.raises(DataError, match="column 'label' is string, but int64 in"):
+        rayclf.score(encoder_run.artifact, corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_something_else_is_left_alone(encoder_run: rayclf.Run, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -95,15 +108,15 @@ def test_a_folder_that_is_something_else_is_left_alone(encoder_run: rayclf.Run, 
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_damaged_artifact_is_told_from_the_processes(
-    encoder_run: rayclf.Run, corpus: Path, tmp_path: Path
+def test_an_error_in_the_scoring_processes_is_told_as_what_it_is(
+    decoder_run: rayclf.Run, corpus: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "artifact"
-    shutil.copytree(encoder_run.artifact, copy)
-    head = copy / "head.safetensors"
-    head.write_bytes(head.read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(ArtifactError, match=r"head\.safetensors: damaged"):
+    shutil.copytree(decoder_run.artifact, copy)
+    about = json.loads((copy / "rayclf.json").read_text())
+    about["backbone"]["sha256"] = {"model.safetensors": "0" * 64}
+    (copy / "rayclf.json").write_text(json.dumps(about))
+    with pytest.raises(ArtifactError, match="trained on other weights") as caught:
         rayclf.score(copy, corpus, tmp_path / "out")
+    assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").glob("part-*"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import Made, perturb
+from tiny import Made, perturb
 
 from rayclf.config import LoraConfig
 from rayclf.errors import ArtifactError, ConfigError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import END, TEXTS, Made, make_classifier, perturb
+from tiny import END, TEXTS, Made, make_classifier, perturb
 from transformers import AutoTokenizer
 
 from rayclf.data.tokens import TokenBatch
@@ -20,8 +20,8 @@ from rayclf.model.artifact import load_artifact, load_weights, save_artifact
 from rayclf.model.backbone import load_network
 from rayclf.model.engine import Classifier
 from rayclf.model.info import find_artifact, read_info, verify
-from rayclf.train.optimizer import make_optimizer
-from rayclf.train.step import micro_batches, train_step
+from rayclf.training.optimizer import make_optimizer
+from rayclf.training.step import micro_batches, train_step
 
 Make = Callable[..., Made]
 

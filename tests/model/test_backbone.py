@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import DECODERS, END, Made, decoder_tokenizer, write_backbone
+from tiny import DECODERS, END, Made, decoder_tokenizer, write_backbone
 from transformers import AutoModelForSequenceClassification, CanineTokenizer
 
 from rayclf.config import ModelConfig

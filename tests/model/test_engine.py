@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import END, TEXTS, Made, make_classifier, write_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import END, TEXTS, Made, make_classifier, write_backbone
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -70,7 +70,7 @@ def test_one_string_instead_of_a_list_is_refused(make: Make) -> None:
 def dropping_tokenizer() -> PreTrainedTokenizerFast:
     """Two letters, without special tokens or an unknown one: all else vanishes."""
     tokenizer = Tokenizer(models.BPE(vocab={"<pad>": 0, "a": 1, "b": 2}, merges=[]))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=64)  # noqa: S106
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=64)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neo", "bert", "roberta", "modernbert"])

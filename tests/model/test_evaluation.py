@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import TEXTS, Made
+from tiny import TEXTS, Made
 
 from rayclf.errors import DataError
 from rayclf.labels import ProblemType, dense_targets, sparse_targets

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DECODERS, END, TEXTS, Made, decoder_tokenizer, make_classifier, perturb, write_backbone
+from tiny import DECODERS, END, TEXTS, Made, decoder_tokenizer, make_classifier, perturb, write_backbone
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, pipeline
 
 from rayclf.errors import ArtifactError, OutputError

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODERS, ENCODERS, tiny_config
+from tiny import DECODERS, ENCODERS, tiny_config
 from transformers import AutoModelForSequenceClassification
 
 from rayclf.errors import BackboneError

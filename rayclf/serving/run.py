@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rayclf.cluster import connect, cores
 from rayclf.errors import ResourceError, UserError
-from rayclf.model.info import find_artifact, read_info
+from rayclf.model.info import find_artifact, read_info, verify
 
 if TYPE_CHECKING:
     from rayclf.model.engine import Precision
@@ -56,7 +56,7 @@ def serve(
     set ``RAYCLF_API_KEY``. Raises UserError when it is missing, ResourceError when the port is taken, ArtifactError.
     """
     folder = find_artifact(artifact)
-    read_info(folder)
+    verify(folder, read_info(folder))
     if not _is_loopback(host) and not os.environ.get("RAYCLF_API_KEY"):
         raise UserError(
             f"--host {host}: others could use the endpoint; set RAYCLF_API_KEY to a key that they must send"
@@ -70,7 +70,7 @@ def serve(
     from ray.serve.config import HTTPOptions
     from ray.serve.schema import LoggingConfig
 
-    from rayclf.serve.app import application
+    from rayclf.serving.app import application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # importing Serve has just set it to INFO
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayclf import storage
-from rayclf.train.run import Run
+from rayclf.training.run import Run
 
 Points = Sequence[tuple[float, float]]
 

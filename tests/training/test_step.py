@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from conftest import TEXTS, Made
+from tiny import TEXTS, Made
 from torch import nn
 
 from rayclf.data.tokens import TokenBatch
 from rayclf.labels import ProblemType
-from rayclf.train.optimizer import make_optimizer
-from rayclf.train.step import all_sum, loss_sum, loss_terms, micro_batches, train_step
+from rayclf.training.optimizer import make_optimizer
+from rayclf.training.step import all_sum, loss_sum, loss_terms, micro_batches, train_step
 
 Make = Callable[..., Made]
 CPU = torch.device("cpu")

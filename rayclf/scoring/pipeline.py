@@ -17,12 +17,15 @@ from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_
 from rayclf.data.columns import find_text
 from rayclf.data.formats import format_of, open_parquet, read_batches
 from rayclf.errors import DataError
-from rayclf.model.info import find_artifact, read_info
-from rayclf.score.manifest import FORMAT, Manifest
-from rayclf.score.units import InputFile, Unit, find_files, look_at, plan_units, rows_a_unit
+from rayclf.model.info import find_artifact, read_info, verify
+from rayclf.scoring.manifest import FORMAT, Manifest
+from rayclf.scoring.units import InputFile, Unit, find_files, look_at, plan_units, rows_a_unit
 
 if TYPE_CHECKING:
-    from rayclf.score.scorer import Layout, ScoreJob
+    from rayclf.scoring.scorer import Layout, ScoreJob
+
+
+_TEXTUAL = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_dictionary)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def score(
     """
     folder = find_artifact(artifact)
     info = read_info(folder)
+    verify(folder, info)
     files = [look_at(file) for file in find_files(source)]
     text = text or _text_column(files, info.text_column)
     kept = _kept_columns(files, text, columns)
@@ -74,7 +78,7 @@ def score(
         "format": FORMAT,
         "artifact": storage.sha256(folder / "rayclf.json"),  # which holds the hashes of all its files
         "text": text,
-        "columns": list(kept),
+        "columns": {field.name: str(field.type) for field in kept},
         "probabilities": probabilities,
         "precision": precision,
         "rows_a_unit": size,
@@ -104,7 +108,7 @@ def score(
 def _text_column(files: Sequence[InputFile], trained_on: str) -> str:
     """The text column, by the first file; the others must have it too."""
     first = files[0]
-    if trained_on in first.columns:
+    if trained_on in first.schema.names:
         return trained_on
     if format_of(first.path) == "parquet":
         with open_parquet(first.path) as file:
@@ -116,27 +120,28 @@ def _text_column(files: Sequence[InputFile], trained_on: str) -> str:
     return find_text(sample, first.path)
 
 
-def _kept_columns(files: Sequence[InputFile], text: str, columns: Sequence[str] | None) -> tuple[str, ...]:
+def _kept_columns(files: Sequence[InputFile], text: str, columns: Sequence[str] | None) -> pa.Schema:
+    """The input columns to keep, of one type each over all files, which the output needs to be one table."""
     for file in files:
-        if text not in file.columns:
-            raise DataError(f"{file.path}: no column '{text}'; --text must name one of: {', '.join(file.columns)}")
-        if format_of(file.path) == "parquet":
-            _check_type(file.path, text)
-    known = dict.fromkeys(name for file in files for name in file.columns)
+        if text not in file.schema.names:
+            raise DataError(f"{file.path}: no column '{text}'; --text must name one of: {', '.join(file.schema.names)}")
+        kind = file.schema.field(text).type
+        if not any(is_text(kind) for is_text in _TEXTUAL):
+            raise DataError(f"{file.path}: text column '{text}' holds {kind}, not text; choose another with --text")
+    known: dict[str, tuple[InputFile, pa.Field]] = {}
+    for file in files:
+        for field in file.schema:
+            first, seen = known.setdefault(field.name, (file, field))
+            if field.type != seen.type and (columns is None or field.name in columns):
+                raise DataError(
+                    f"{file.path}: column '{field.name}' is {field.type}, but {seen.type} in {first.path}; "
+                    "score these files apart, or leave the column out of --columns"
+                )
     unknown = [name for name in columns or () if name not in known]
     if unknown:
         raise DataError(f"{files[0].path}: no column '{unknown[0]}'; --columns must name some of: {', '.join(known)}")
-    return tuple(name for name in (known if columns is None else columns) if name != "id")
-
-
-def _check_type(path: str, text: str) -> None:
-    with open_parquet(path) as file:
-        kind = file.schema_arrow.field(text).type
-    if not any(
-        test(kind)
-        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_dictionary)
-    ):
-        raise DataError(f"{path}: text column '{text}' holds {kind}, not text; choose another with --text")
+    names = known if columns is None else columns
+    return pa.schema([known[name][1].with_nullable(True) for name in names if name != "id"])
 
 
 def _replicas(asked: int | None, units: int) -> int:
@@ -149,9 +154,9 @@ def _replicas(asked: int | None, units: int) -> int:
 
 
 def _job(
-    folder: Path, output: Path, text: str, kept: tuple[str, ...], layout: Layout, precision: str, size: int, count: int
+    folder: Path, output: Path, text: str, kept: pa.Schema, layout: Layout, precision: str, size: int, count: int
 ) -> ScoreJob:
-    from rayclf.score.scorer import ScoreJob
+    from rayclf.scoring.scorer import ScoreJob
 
     threads = max(1, cores() // count)
     return ScoreJob(folder, output, text, kept, layout, precision, size, threads)  # type: ignore[arg-type]  # checked there
@@ -163,7 +168,7 @@ def _run(
     """Score ``units`` on a pool of ``count`` processes; returns the seconds it took and the rows it scored."""
     import ray
 
-    from rayclf.score.scorer import UnitScorer
+    from rayclf.scoring.scorer import UnitScorer
 
     gpu = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": 1}
     items = [{"unit": json.dumps(asdict(unit))} for unit in units]
@@ -182,6 +187,6 @@ def _run(
             errors += int(sum(batch["errors"]))
             rate = scored / max(ended - began, 1e-9)
             on_event({"kind": "unit", "rows": ready + scored, "of": total, "errors": errors, "rows_per_second": rate})
-    except (ray.exceptions.RayError, RuntimeError) as error:
+    except Exception as error:
         raise root_cause(error, "scoring") from error
     return ended - began, scored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -23,12 +23,12 @@ class InputFile:
 
     path: str
     rows: int
-    columns: tuple[str, ...]
+    schema: pa.Schema
     version: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """The form in the plan."""
-        return asdict(self) | {"columns": list(self.columns)}
+        return {"path": self.path, "rows": self.rows, **self.version}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def look_at(path: str) -> InputFile:
     """Count the rows and columns of a file; all but Parquet are read through, so that broken syntax shows now."""
     if format_of(path) == "parquet":
         with open_parquet(path) as file:
-            rows, names = file.metadata.num_rows, tuple(file.schema_arrow.names)
+            rows, schema = file.metadata.num_rows, file.schema_arrow.remove_metadata()
         if rows == 0:
             raise DataError(f"{path}: holds no rows")
     else:
@@ -70,8 +70,8 @@ def look_at(path: str) -> InputFile:
         for table in read_batches(path):
             rows += table.num_rows
             seen |= dict.fromkeys(table.column_names)
-        names = tuple(seen)
-    return InputFile(path, rows, names, storage.size_and_version(path))
+        schema = pa.schema([(name, pa.string()) for name in seen])
+    return InputFile(path, rows, schema, storage.size_and_version(path))
 
 
 def rows_a_unit(total: int) -> int:

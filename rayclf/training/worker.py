@@ -29,10 +29,10 @@ from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer
 from rayclf.model.engine import Classifier, choose_precision
 from rayclf.model.evaluation import evaluate_rows
 from rayclf.model.info import ArtifactInfo
-from rayclf.train.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
-from rayclf.train.job import Job
-from rayclf.train.optimizer import make_optimizer, rate_at
-from rayclf.train.step import all_sum, micro_batches, train_step
+from rayclf.training.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
+from rayclf.training.job import Job
+from rayclf.training.optimizer import make_optimizer, rate_at
+from rayclf.training.step import all_sum, micro_batches, train_step
 
 
 class Worker:

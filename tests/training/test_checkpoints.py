@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, Made
+from tiny import TEXTS, Made
 
 from rayclf.config import LoraConfig
 from rayclf.data.tokens import TokenBatch
@@ -14,9 +14,9 @@ from rayclf.model.adapters import add_lora
 from rayclf.model.artifact import load_weights
 from rayclf.model.backbone import Network, load_network
 from rayclf.model.engine import Classifier
-from rayclf.train.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
-from rayclf.train.optimizer import make_optimizer
-from rayclf.train.step import micro_batches, train_step
+from rayclf.training.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
+from rayclf.training.optimizer import make_optimizer
+from rayclf.training.step import micro_batches, train_step
 
 Make = Callable[..., Made]
 

@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayclf import storage
-from rayclf.train.run import Run
+from rayclf.training.run import Run
 
 
 class Journal:

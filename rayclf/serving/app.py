@@ -16,7 +16,7 @@ import rayclf
 from rayclf.data.tokens import Ids
 from rayclf.labels import Floats
 from rayclf.model.engine import Classifier, Precision
-from rayclf.serve.protocol import ClassifyRequest, ClassifyResponse, respond
+from rayclf.serving.protocol import ClassifyRequest, ClassifyResponse, respond
 
 KEY_VARIABLE = "RAYCLF_API_KEY"
 _MOST_TEXTS, _WAIT_S = 64, 0.005

@@ -22,7 +22,7 @@ from rayclf.errors import ConfigError, ResourceError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.metrics import METRICS
 from rayclf.model.info import ArtifactInfo, BackboneRef, read_info, write_info
-from rayclf.train.run import Run, check_place, create_run, now
+from rayclf.training.run import Run, check_place, create_run, now
 
 Event = dict[str, Any]
 
@@ -143,7 +143,7 @@ class ModelPlan:
 def _plan_model(settings: Config, found: LabelledRows) -> ModelPlan:
     """Look at the backbone without its weights: what it is, how to tune it, how to read text for it."""
     from rayclf.model.backbone import DEFAULT_BACKBONE, describe, fetch, load_tokenizer, text_encoding, weight_hashes
-    from rayclf.train.optimizer import default_learning_rate
+    from rayclf.training.optimizer import default_learning_rate
 
     model, space = settings.model, found.space
     source = fetch(model.backbone, model.revision)
@@ -207,8 +207,8 @@ def _fit(
     from ray.train.torch import TorchTrainer
 
     from rayclf.data.stream import EveryRow, training_stream
-    from rayclf.train.job import Job, train_loop
-    from rayclf.train.journal import open_journal
+    from rayclf.training.job import Job, train_loop
+    from rayclf.training.journal import open_journal
 
     journal = open_journal(run.folder)
     gpu = bool(ray.cluster_resources().get("GPU", 0))
@@ -276,7 +276,7 @@ def _watch(run: Run, on_event: Callable[[Event], None], stop: threading.Event) -
 
 def _finish(run: Run, checkpoint: Any) -> None:
     """Make the best checkpoint's artifact the run's, with all metrics in it, and draw the report."""
-    from rayclf.train.report import write_report
+    from rayclf.training.report import write_report
 
     with checkpoint.as_directory() as folder, storage.folder_whole(run.artifact) as draft:
         shutil.copytree(Path(folder) / "artifact", draft, dirs_exist_ok=True)

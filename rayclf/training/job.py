@@ -37,6 +37,6 @@ class Job:
 
 def train_loop(settings: dict[str, Any]) -> None:
     """Ray Train's entry into each worker; ``settings["job"]`` is a :class:`Job`."""
-    from rayclf.train.worker import Worker
+    from rayclf.training.worker import Worker
 
     Worker(settings["job"]).run()

@@ -17,8 +17,8 @@ from rayclf import storage
 from rayclf.data.rows import row_ids
 from rayclf.labels import Floats
 from rayclf.model.engine import Classifier, Precision
-from rayclf.score.manifest import Manifest
-from rayclf.score.units import Unit, read_unit
+from rayclf.scoring.manifest import Manifest
+from rayclf.scoring.units import Unit, read_unit
 
 Layout = Literal["list", "columns", "none"]
 RESULTS = ("id", "label", "score", "labels", "probabilities", "error")
@@ -31,7 +31,7 @@ class ScoreJob:
     artifact: Path
     output: Path
     text: str
-    columns: tuple[str, ...]
+    kept: pa.Schema
     probabilities: Layout
     precision: Precision
     rows_a_unit: int
@@ -86,9 +86,9 @@ class UnitScorer:
         place[good] = np.arange(len(good))
         spread = pa.array([None if p < 0 else int(p) for p in place], pa.int64())
         columns: dict[str, Any] = {}
-        for name in job.columns:
-            kept = table[name] if name in table.column_names else pa.nulls(len(table), pa.string())
-            columns[f"input_{name}" if name in RESULTS else name] = kept
+        for field in job.kept:
+            kept = table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
+            columns[f"input_{field.name}" if field.name in RESULTS else field.name] = kept
         columns["id"] = row_ids(table, unit.path, first_row=unit.first + 1)
         columns["label"] = pa.array([p.label for p in predictions], pa.string()).take(spread)
         columns["score"] = pa.array([p.score for p in predictions], pa.float32()).take(spread)

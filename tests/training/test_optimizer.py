@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rayclf.config import TrainConfig
-from rayclf.train.optimizer import default_learning_rate, make_optimizer, rate_at
+from rayclf.training.optimizer import default_learning_rate, make_optimizer, rate_at
 
 
 @given(st.integers(1, 300), st.floats(0, 0.9), st.floats(1e-6, 1.0))
