@@ -79,7 +79,7 @@ def _find_label(table: pa.Table, place: str, text: str) -> str:
     known = [name for name in others if name.lower() in LABEL_NAMES]
     if not known:
         # A label repeats: a column in which nearly every value is another one is an id or a second text.
-        known = [name for name in others if _repeats(table[name])]
+        known = [name for name in others if _repeats(table[name])] or [n for n in others if _repeats_once(table[n])]
     if len(known) == 1:
         return known[0]
     if not known:
@@ -115,3 +115,7 @@ def _mean_words(column: pa.ChunkedArray) -> float:
 def _repeats(column: pa.ChunkedArray) -> bool:
     sample = column.slice(0, _SAMPLE)
     return pc.count_distinct(sample).as_py() <= max(2, len(sample) // 2)
+
+
+def _repeats_once(column: pa.ChunkedArray) -> bool:
+    return pc.count_distinct(column).as_py() < len(column)
