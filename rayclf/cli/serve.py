@@ -24,11 +24,11 @@ def serve(
     """
     check_precision(precision)
     import signal
+    import time
 
     import rayclf
     from rayclf.cli import show
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a service manager's stop is a Ctrl-C
     with rayclf.serve(artifact, host=host, port=port, model=model, precision=precision) as server:  # type: ignore[arg-type]
         show.console.print(
             f"serving [bold]{server.model}[/] at {server.url}   (API page {server.url}/docs, Ctrl-C stops)"
@@ -38,4 +38,7 @@ def serve(
             markup=False,
             soft_wrap=True,
         )
-        signal.pause()
+        # A service manager's stop is a Ctrl-C. Set now, because Ray has just put its own crash handler there.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        while True:
+            time.sleep(3600)
