@@ -43,7 +43,7 @@ def _rows(section: object, prefix: str) -> list[str]:
 def command_line() -> str:
     """The page of all commands, as typer tells them."""
     command = [sys.executable, "-m", "typer", "rayclf.cli.main", "utils", "docs", "--name", "rayclf"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     return text.replace("# `rayclf`", "# Command line", 1).rstrip() + "\n"
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ def connect() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
+    on_stop = signal.getsignal(signal.SIGTERM)
     if address:
         try:
             ray.init(address=address, **quiet)
@@ -39,6 +42,8 @@ def connect() -> None:
             ) from None
     else:
         ray.init(num_cpus=cores() + 1, include_dashboard=False, **quiet)
+    if callable(on_stop) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_stop)  # Ray has just put a handler there that aborts the process
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray leaves the cluster's token readable for everybody

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user can mend it, and one line on stderr says how; 1 a
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -33,6 +34,7 @@ app.command("export")(export.export)
 
 def main() -> None:
     """Run the command line; never returns."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
     try:
         app()
     except RayclfError as error:

@@ -23,7 +23,6 @@ def serve(
     Example: rayclf serve runs/tickets --port 8000
     """
     check_precision(precision)
-    import signal
     import time
 
     import rayclf
@@ -38,7 +37,5 @@ def serve(
             markup=False,
             soft_wrap=True,
         )
-        # A service manager's stop is a Ctrl-C. Set now, because Ray has just put its own crash handler there.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         while True:
             time.sleep(3600)
