@@ -107,22 +107,19 @@ class MetricState:
         without a known target count in ``rows`` alone.
         """
         tp, fp, fn, tn = self.true_positive, self.false_positive, self.false_negative, self.true_negative
+        auc, names = self._roc_auc(), self.space.names
         if self.space.problem_type is ProblemType.BINARY:
-            # As scikit-learn has it, the negative class counts for accuracy and balance, not for precision or F1.
-            recalls = np.asarray([_ratio(tp[0], tp[0] + fn[0]), _ratio(tn[0], tn[0] + fp[0])])
-            seen = np.asarray([tp[0] + fn[0] > 0, tn[0] + fp[0] > 0])
-        else:
-            recalls, seen = _ratio(tp, tp + fn), tp + fn > 0
+            # Two classes, as in scikit-learn: what the label misses, its negation takes wrongly, and the other way.
+            tp, fp, fn = np.concatenate([tp, tn]), np.concatenate([fp, fn]), np.concatenate([fn, fp])
+            auc, names = np.concatenate([auc, auc]), (*names, self.space.negative)
         precision, recall, f1 = _ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn)
-        occurs = np.ones_like(seen) if self.space.problem_type is ProblemType.MULTILABEL else tp + fp + fn > 0
-        if self.space.problem_type is ProblemType.BINARY:
-            occurs = np.ones(1, np.bool_)
         support = tp + fn
-        auc = self._roc_auc()
+        seen = support > 0
+        occurs = np.ones_like(seen) if self.space.problem_type is ProblemType.MULTILABEL else tp + fp + fn > 0
         result: dict[str, Any] = {
             "rows": self.rows,
             "accuracy": _mean(np.asarray([self.correct]), self.judged),
-            "balanced_accuracy": float(recalls[seen].mean()) if seen.any() else float("nan"),
+            "balanced_accuracy": float(recall[seen].mean()) if seen.any() else float("nan"),
             "log_loss": self.loss / self.known if self.known else float("nan"),
             "roc_auc": float(np.nanmean(auc)) if not np.isnan(auc).all() else float("nan"),
         }
@@ -138,7 +135,7 @@ class MetricState:
         result["per_label"] = [
             {"label": name, "precision": p, "recall": r, "f1": f, "roc_auc": a, "support": n}
             for name, p, r, f, a, n in zip(
-                self.space.names,
+                names,
                 precision.tolist(),
                 recall.tolist(),
                 f1.tolist(),

@@ -49,10 +49,10 @@ def join(path: str | os.PathLike[str], *parts: str) -> str:
 
 def local_path(path: str | os.PathLike[str], what: str) -> Path:
     """``path`` as a local one; raises UserError for a remote address, naming ``what`` it was given as."""
-    filesystem, inner = resolve(path)
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        raise UserError(f"{what} {os.fspath(path)}: must be a local path; copy it here first")
-    return Path(inner)
+    text = os.fspath(path)
+    if "://" in text and not text.startswith("file://"):
+        raise UserError(f"{what} {text}: must be a local path; copy it here first")
+    return Path(resolve(text)[1])
 
 
 def kind(path: str | os.PathLike[str]) -> str:

@@ -73,12 +73,12 @@ def test_binary_against_scikit_learn():
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, probabilities[:, 0]), abs=1e-3)
     assert found["log_loss"] == pytest.approx(sk.log_loss(truth, probabilities[:, 0].astype(float)), abs=1e-6)
-    # Of the positive class, in every mean: scikit-learn's average="binary", or one column of an indicator matrix.
-    for name, value in zip(
-        ("precision", "recall", "f1"), sk.precision_recall_fscore_support(truth, guess, average="binary"), strict=False
-    ):
-        assert [found[f"{name}_{average}"] for average in AVERAGES] == pytest.approx([value] * 3, abs=1e-12)
-        assert found["per_label"][0][name] == pytest.approx(value, abs=1e-12)
+    check_averages(found, truth == 1, guess)  # over both classes, the label and its negation
+    rows = sk.precision_recall_fscore_support(truth == 1, guess, labels=[True, False])
+    for row, *values in zip(found["per_label"], *rows, strict=True):
+        assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx(values, abs=1e-12)
+    space = space_of(ProblemType.BINARY, 1)
+    assert [row["label"] for row in found["per_label"]] == [space.names[0], space.negative]
 
 
 def test_multiclass_against_scikit_learn():

@@ -6,16 +6,9 @@ as they are written, nested values as JSON, null kept apart from empty. Syntax e
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import os
-import re
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayclf import storage
+from rayclf.data.csv_files import csv_batches
+from rayclf.data.reading import Values, check_names, open_text, string_table
 from rayclf.errors import DataError
 
 EXTENSIONS = {
@@ -33,9 +28,6 @@ EXTENSIONS = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
-Values = list[str | None]
-
-csv.field_size_limit(2**31 - 1)  # a field may be a whole book; the default of 128 KiB refuses it
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -57,7 +49,7 @@ def read_batches(path: str | os.PathLike[str], rows: int = 65536) -> Iterator[pa
     found = storage.kind(place)
     if found != "file":
         raise DataError(f"{place}: {'is a folder, not a file' if found == 'folder' else 'no such file'}")
-    reader = {"csv": _csv_batches, "jsonl": _jsonl_batches, "parquet": _parquet_batches}[form]
+    reader = {"csv": csv_batches, "jsonl": _jsonl_batches, "parquet": _parquet_batches}[form]
     empty = True
     for table in reader(place, rows):
         empty = empty and table.num_rows == 0
@@ -71,166 +63,13 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
     return pa.concat_tables(read_batches(path), promote_options="default").combine_chunks()
 
 
-@contextmanager
-def _open_binary(place: str) -> Iterator[Any]:
-    filesystem, inner = storage.resolve(place)
-    try:
-        source = filesystem.open_input_file(inner)
-    except OSError as error:
-        raise DataError(f"{place}: cannot be read ({error})") from None
-    with source as raw:
-        if not place.lower().endswith(".gz"):
-            yield raw
-            return
-        with gzip.open(raw) as unpacked:
-            try:
-                yield unpacked
-            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise DataError(f"{place}: not a whole gzip file ({error})") from None
-
-
-@contextmanager
-def _open_text(place: str, newline: str = "") -> Iterator[io.TextIOWrapper]:
-    with _open_binary(place) as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
-        try:
-            yield text
-        except UnicodeDecodeError as error:
-            raise DataError(f"{place}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
-
-
-def _table(columns: dict[str, Values], place: str, first_row: int) -> pa.Table:
-    try:
-        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    except UnicodeEncodeError:
-        name = next((i for i in [_surrogate(tuple(columns))] if i is not None), None)
-        if name is not None:
-            raise DataError(f"{place}: column name {list(columns)[name]!a}: not valid Unicode") from None
-        bad = next(i for v in zip(*columns.values(), strict=True) for i in [_surrogate(v)] if i is not None)
-        row = next(i for i, v in enumerate(zip(*columns.values(), strict=True)) if _surrogate(v) is not None)
-        raise DataError(f"{place}: row {first_row + row}, column '{list(columns)[bad]}': not valid Unicode") from None
-
-
-def _surrogate(values: tuple[str | None, ...]) -> int | None:
-    return next((i for i, v in enumerate(values) if v and any("\ud800" <= c <= "\udfff" for c in v)), None)
-
-
-# --- CSV and TSV ------------------------------------------------------------------------------------------------
-
-# "some text", "{"Label_1": 1}": JSON whose quotes are not doubled. Well-formed CSV cannot hold a quote, a brace, a
-# quote and then a name, so this never takes a proper file for a loose one.
-_LOOSE = re.compile(r',\s*"\{\s*"[^",\n][^"\n]*"\s*:')
-_LOOSE_ROW = re.compile(r'^\s*(?:"(?P<quoted>.*)"|(?P<plain>.*?))\s*,\s*"(?P<json>\{.*\})"\s*$', re.DOTALL)
-_LOOSE_SEAM = re.compile(r'"\s*(,[^\n]*)?\r?\n\s*"')  # one row's end and the next one's beginning
-_HEAD = 1000  # lines that show how a file is quoted
-
-
-def _csv_batches(place: str, rows: int) -> Iterator[pa.Table]:
-    with _open_text(place) as text:
-        head = list(islice(text, _HEAD))
-    if not "".join(head).strip():
-        raise DataError(f"{place}: the file is empty")
-    with _open_text(place) as text:
-        if any(_LOOSE.search(line) for line in head):
-            records = _loose_records(text, place)
-        else:
-            mark = _delimiter(place, next(line for line in head if line.strip("\r\n")))
-            reader = csv.reader(text, delimiter=mark, skipinitialspace=_is_spaced("".join(head), mark), strict=True)
-            records = _strict_records(reader, place)
-        names = [name.strip() for name in next(records)]
-        _check_names(names, place)
-        yield from _batched(records, names, rows, place)
-
-
-def _delimiter(place: str, header: str) -> str:
-    if place.lower().removesuffix(".gz").endswith(".tsv"):
-        return "\t"
-    return max(",;\t", key=lambda mark: (header.count(mark), mark == ","))
-
-
-def _is_spaced(head: str, mark: str) -> bool:
-    """Whether fields are quoted after a space, ``a, "b"``: such a mark, space and quote outside of quoted fields."""
-    quoted = rf'(?:(?<=[{mark}\r\n])|^)"(?:[^"]|"")*(?:"|$)'
-    return bool(re.search(rf'[{mark}] +"', re.sub(quoted, "", head)))
-
-
-def _strict_records(reader: Any, place: str) -> Iterator[list[str]]:
-    width = None
-    while True:
-        line = reader.line_num + 1  # of the row's start: an open quote shows only lines later
-        try:
-            record = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{place}: line {line}: broken CSV ({error}); double the quotes inside a field") from None
-        if not record:
-            continue  # a blank line
-        width = width or len(record)
-        if len(record) != width:
-            raise DataError(f"{place}: line {line}: {len(record)} fields where the header has {width}")
-        yield record
-
-
-def _loose_records(text: io.TextIOWrapper, place: str) -> Iterator[list[str]]:
-    """Rows of text and JSON. A text may hold commas, quotes and, where it is quoted, line breaks."""
-    line = text.readline()
-    header = next(csv.reader([line], skipinitialspace=True))
-    if len(header) != 2 or _LOOSE.search(line):
-        raise DataError(
-            f"{place}: line 1: loosely quoted JSON needs a header of two column names; write proper CSV or JSONL"
-        )
-    yield header
-    pending: list[str] = []
-    first = 2
-    for number, line in enumerate(text, start=2):
-        if not pending and not line.strip():
-            continue
-        first = first if pending else number
-        pending.append(line)
-        found = _LOOSE_ROW.match("".join(pending)) if line.rstrip().endswith('}"') else None
-        if found:
-            prompt = found["plain"] if found["quoted"] is None else found["quoted"].replace('""', '"')
-            if len(pending) > 1 and (found["quoted"] is None or _LOOSE_SEAM.search(prompt) or _LOOSE.search(prompt)):
-                break  # a broken row would be taken for the beginning of the next one's text
-            yield [prompt, found["json"].replace('""', '"')]
-            pending = []
-    if pending:
-        raise DataError(
-            f'{place}: line {first}: broken row; it must be quoted and end in "{{"Label": 1, …}}", or write proper CSV'
-        )
-
-
-def _check_names(names: list[str], place: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{place}: duplicate column names: {', '.join(twice)}; rename them")
-
-
-def _batched(records: Iterator[list[str]], names: list[str], rows: int, place: str) -> Iterator[pa.Table]:
-    done = 0
-    batch: list[list[str]] = []
-
-    def table() -> pa.Table:
-        columns: dict[str, Values] = {name: [record[i] for record in batch] for i, name in enumerate(names)}
-        return _table(columns, place, done + 1)
-
-    for record in records:
-        batch.append(record)
-        if len(batch) == rows:
-            yield table()
-            done += len(batch)
-            batch = []
-    yield table()
-
-
 # --- JSONL ------------------------------------------------------------------------------------------------------
 
 
 def _jsonl_batches(place: str, rows: int) -> Iterator[pa.Table]:
     columns: dict[str, Values] = {}
     done = count = 0
-    with _open_text(place, newline="\n") as text:
+    with open_text(place, newline="\n") as text:
         for number, line in enumerate(text, start=1):
             if not line.strip():
                 continue
@@ -243,10 +82,10 @@ def _jsonl_batches(place: str, rows: int) -> Iterator[pa.Table]:
                 if len(values) < count:
                     values.append(None)
             if count == rows:
-                yield _table(columns, place, done + 1)
+                yield string_table(columns, place, done + 1)
                 done, count = done + count, 0
                 columns = {name: [] for name in columns}
-    yield _table(columns, place, done + 1)
+    yield string_table(columns, place, done + 1)
 
 
 def _json_object(line: str, place: str, number: int) -> dict[str, str | None]:
@@ -292,7 +131,7 @@ def open_parquet(path: str | os.PathLike[str]) -> pq.ParquetFile:
         names = file.schema_arrow.names
     except _PARQUET_ERRORS as error:
         raise DataError(f"{os.fspath(path)}: not a Parquet file ({_reason(error)})") from None
-    _check_names(names, os.fspath(path))
+    check_names(names, os.fspath(path))
     return file
 
 

@@ -54,7 +54,14 @@ def read_labelled(
     column = read_label_column(table[label], place, label, config.separator)
     space = space or infer_space(column, problem_type)
     positive, unknown = encode(column, space)
-    rows = pa.table({"id": row_ids(table, place), "text": texts, "positive": positive, "unknown": unknown})
+    rows = pa.table(
+        {
+            "id": row_ids(table, posixpath.basename(place.replace(os.sep, "/"))),
+            "text": texts,
+            "positive": positive,
+            "unknown": unknown,
+        }
+    )
     return LabelledRows(rows, space, text, label)
 
 
@@ -69,9 +76,8 @@ def checked_texts(table: pa.Table, place: str, text: str) -> pa.ChunkedArray:
     return table[text]
 
 
-def row_ids(table: pa.Table, place: str, first_row: int = 1) -> pa.Array:
-    """Each row's ``id`` where the file gives one, else ``<file>#<row>``, rows counted from 1."""
-    name = posixpath.basename(place.replace(os.sep, "/"))
+def row_ids(table: pa.Table, name: str, first_row: int = 1) -> pa.Array:
+    """Each row's ``id`` where the file gives one, else ``<name>#<row>``, rows counted from 1."""
     made = pa.array([f"{name}#{row}" for row in range(first_row, first_row + table.num_rows)], pa.string())
     if "id" not in table.column_names or not table.num_rows:
         return made

@@ -16,30 +16,40 @@ def stratified_split(rows: pa.Table, shares: dict[str, float], seed: int) -> dic
 
     Rows are grouped by their rarest label, and each group is parted alike. Within a group the order is that of a
     hash of the text, so that equal texts go to one part and none can be seen in training and testing; a text with
-    several labels is in the group of its rarest. Every group leaves at least one row in training. Raises DataError
-    when a part with a share would get no row.
+    several labels is in the group of its rarest. Every group leaves at least one row in training. A part whose share
+    comes to less than a row gets one text of the largest group. Raises DataError when there is none to give.
     """
     texts = rows["text"].to_pylist()
-    groups: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    group_of_text = _strata(rows, texts)
-    for row, text in enumerate(texts):
-        groups[group_of_text[text]][text].append(row)
-    parts: dict[str, list[int]] = {part: [] for part in [*shares, "train"]}
+    groups: dict[int, list[str]] = defaultdict(list)
+    for text, stratum in _strata(rows, texts).items():
+        groups[stratum].append(text)
+    left: dict[int, list[str]] = {}
+    held_out: dict[str, list[str]] = {part: [] for part in shares}
     for stratum in sorted(groups):
-        by_text = groups[stratum]
-        ordered = sorted(by_text, key=lambda text: hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest())
+        ordered = sorted(groups[stratum], key=lambda text: _rank(text, seed))
         start = 0
         for part, share in shares.items():
-            stop = min(start + _round(share * len(ordered), seed + stratum), len(ordered) - 1)
-            parts[part] += [row for text in ordered[start:stop] for row in by_text[text]]
-            start = max(start, stop)
-        parts["train"] += [row for text in ordered[start:] for row in by_text[text]]
+            stop = max(start, min(start + _round(share * len(ordered), seed + stratum), len(ordered) - 1))
+            held_out[part] += ordered[start:stop]
+            start = stop
+        left[stratum] = ordered[start:]
     for part, share in shares.items():
-        if share and not parts[part]:
-            raise DataError(
-                f"too few rows ({len(texts)}) to hold out a {part} part; set data.{part} to 0 or give more rows"
-            )
-    return {part: rows.take(pa.array(sorted(indices), pa.int64())) for part, indices in parts.items()}
+        if share and not held_out[part]:
+            largest = max(left, key=lambda stratum: len(left[stratum]))
+            if len(left[largest]) < 2:
+                raise DataError(
+                    f"too few rows ({len(texts)}) to hold out a {part} part; set data.{part} to 0 or give more rows"
+                )
+            held_out[part].append(left[largest].pop())
+    part_of = {text: part for part, members in held_out.items() for text in members}
+    indices: dict[str, list[int]] = {part: [] for part in [*shares, "train"]}
+    for row, text in enumerate(texts):
+        indices[part_of.get(text, "train")].append(row)
+    return {part: rows.take(pa.array(members, pa.int64())) for part, members in indices.items()}
+
+
+def _rank(text: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
 
 
 def _strata(rows: pa.Table, texts: list[str]) -> dict[str, int]:

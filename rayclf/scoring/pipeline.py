@@ -70,7 +70,7 @@ def score(
     folder = find_artifact(artifact)
     info = read_info(folder)
     verify(folder, info)
-    files = [look_at(file) for file in find_files(source)]
+    files = [look_at(path, name) for path, name in find_files(source).items()]
     text = text or _text_column(files, info.text_column)
     kept = _kept_columns(files, text, columns)
     size = rows_a_unit(sum(file.rows for file in files))

@@ -89,7 +89,7 @@ class UnitScorer:
         for field in job.kept:
             kept = table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
             columns[f"input_{field.name}" if field.name in RESULTS else field.name] = kept
-        columns["id"] = row_ids(table, unit.path, first_row=unit.first + 1)
+        columns["id"] = row_ids(table, unit.source, first_row=unit.first + 1)
         columns["label"] = pa.array([p.label for p in predictions], pa.string()).take(spread)
         columns["score"] = pa.array([p.score for p in predictions], pa.float32()).take(spread)
         columns["labels"] = pa.array([p.labels for p in predictions], pa.list_(pa.string())).take(spread)

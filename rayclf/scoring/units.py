@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,9 +20,10 @@ _LEAST, _MOST, _UNITS = 512, 65_536, 64
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input file as it was planned: its rows, its columns, and what tells it from a changed one."""
+    """One input file as it was planned: its place below the input, which names its rows, its columns, its version."""
 
     path: str
+    source: str
     rows: int
     schema: pa.Schema
     version: dict[str, Any]
@@ -37,28 +39,32 @@ class Unit:
 
     name: str
     path: str
+    source: str
     number: int
     first: int
     rows: int
 
 
-def find_files(source: str | os.PathLike[str]) -> list[str]:
-    """The data files of an input: itself, or those in the folder, sorted. Raises DataError when there are none."""
+def find_files(source: str | os.PathLike[str]) -> dict[str, str]:
+    """The data files of an input and their places below it: itself, or those in the folder, sorted.
+
+    Raises DataError when there are none.
+    """
     place = os.fspath(source)
     kind = storage.kind(place)
     if kind == "missing":
         raise DataError(f"{place}: no such file or folder")
     if kind == "file":
         format_of(place)
-        return [place]
+        return {place: posixpath.basename(place.replace(os.sep, "/"))}
     names = tuple(EXTENSIONS)
     files = [file for file in storage.files_under(place) if file.lower().removesuffix(".gz").endswith(names)]
     if not files:
         raise DataError(f"{place}: no data files in this folder; rayclf reads {', '.join(EXTENSIONS)}")
-    return files
+    return {file: file[len(place) :].replace(os.sep, "/").lstrip("/") for file in files}
 
 
-def look_at(path: str) -> InputFile:
+def look_at(path: str, source: str) -> InputFile:
     """Count the rows and columns of a file; all but Parquet are read through, so that broken syntax shows now."""
     if format_of(path) == "parquet":
         with open_parquet(path) as file:
@@ -71,7 +77,7 @@ def look_at(path: str) -> InputFile:
             rows += table.num_rows
             seen |= dict.fromkeys(table.column_names)
         schema = pa.schema([(name, pa.string()) for name in seen])
-    return InputFile(path, rows, schema, storage.size_and_version(path))
+    return InputFile(path, source, rows, schema, storage.size_and_version(path))
 
 
 def rows_a_unit(total: int) -> int:
@@ -82,7 +88,14 @@ def rows_a_unit(total: int) -> int:
 def plan_units(files: Sequence[InputFile], size: int) -> list[Unit]:
     """Cut each file into units of ``size`` rows."""
     return [
-        Unit(f"{position:05d}-{number:06d}", file.path, number, first, min(size, file.rows - first))
+        Unit(
+            f"{position:05d}-{number:06d}",
+            file.path,
+            file.source,
+            number,
+            first,
+            min(size, file.rows - first),
+        )
         for position, file in enumerate(files)
         for number, first in enumerate(range(0, file.rows, size))
     ]

@@ -1,6 +1,7 @@
 """The Ray Serve application: HTTP in, batches to the classifier, answers out."""
 
 import asyncio
+import hashlib
 import hmac
 import os
 from pathlib import Path
@@ -19,17 +20,23 @@ from rayclf.model.engine import Classifier, Precision
 from rayclf.serving.protocol import ClassifyRequest, ClassifyResponse, respond
 
 KEY_VARIABLE = "RAYCLF_API_KEY"
+_DIGEST_VARIABLE = "RAYCLF_API_KEY_SHA256"  # of the replica's own process
 _MOST_TEXTS, _WAIT_S = 64, 0.005
 
 api = FastAPI(title="rayclf", version=rayclf.__version__, description="Text classification by a fine-tuned model.")
 _bearer = HTTPBearer(auto_error=False, description=f"The key in {KEY_VARIABLE}, where the server was given one.")
 
 
+def digest(key: str) -> str:
+    """What a replica is given of the key: Ray stores, and may log, what its processes are started with."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def check_key(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
     """Refuse a request without the server's key, if it has one; compared in constant time."""
-    key = os.environ.get(KEY_VARIABLE, "")
+    expected = os.environ.get(_DIGEST_VARIABLE, "")
     token = given.credentials if given else ""
-    if key and not hmac.compare_digest(token.encode(), key.encode()):
+    if expected and not hmac.compare_digest(digest(token), expected):
         raise HTTPException(
             401, "missing or wrong API key; send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
         )
@@ -40,7 +47,8 @@ def check_key(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bea
 class Endpoint:
     """One replica: a classifier behind the HTTP routes. It counts as ready once it has classified a text."""
 
-    def __init__(self, artifact: str, model: str, precision: Precision, threads: int) -> None:
+    def __init__(self, artifact: str, model: str, precision: Precision, threads: int, key_digest: str) -> None:
+        os.environ[_DIGEST_VARIABLE] = key_digest
         torch.set_num_threads(threads)
         self.classifier = Classifier.load(artifact, precision=precision)
         self.model = model
@@ -83,7 +91,6 @@ def application(
 ) -> serve.Application:
     """The application that ``serve.run`` and ``serve deploy`` take."""
     options = {"num_gpus": 1} if gpu else {"num_cpus": 1}
-    key = os.environ.get(KEY_VARIABLE)
-    if key:
-        options |= {"runtime_env": {"env_vars": {KEY_VARIABLE: key}}}  # type: ignore[dict-item]
-    return Endpoint.options(ray_actor_options=options).bind(str(artifact), model, precision, threads)  # type: ignore[attr-defined]
+    key = os.environ.get(KEY_VARIABLE, "")
+    endpoint = Endpoint.options(ray_actor_options=options)  # type: ignore[attr-defined]
+    return endpoint.bind(str(artifact), model, precision, threads, digest(key) if key else "")

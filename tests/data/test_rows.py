@@ -246,8 +246,10 @@ def test_columns_by_config(read):
 
 def test_given_ids_are_kept_and_missing_ones_made():
     table = pa.table({"id": ["7", None, " ", "a"], "text": ["x"] * 4})
-    assert row_ids(table, "s3://bucket/in/x.csv").to_pylist() == ["7", "x.csv#2", "x.csv#3", "a"]
-    assert row_ids(table.select(["text"]), "in/x.csv", first_row=5).to_pylist() == [f"x.csv#{i}" for i in range(5, 9)]
+    assert row_ids(table, "x.csv").to_pylist() == ["7", "x.csv#2", "x.csv#3", "a"]
+    assert row_ids(table.select(["text"]), "in/x.csv", first_row=5).to_pylist() == [
+        f"in/x.csv#{i}" for i in range(5, 9)
+    ]
     assert row_ids(table.slice(0, 0), "x.csv").to_pylist() == []
 
 

@@ -123,6 +123,15 @@ def test_too_few_rows(pairs):
         stratified_split(rows_of(pairs), {"test": 0.1}, 17)
 
 
+@pytest.mark.parametrize("rows", [10, 12, 20])
+def test_a_small_file_still_gives_each_part_a_row(rows):
+    table = rows_of([(f"text {i}", [i % 2]) for i in range(rows)])
+    for seed in range(20):
+        parts = stratified_split(table, {"test": 0.1, "validation": 0.1}, seed)
+        assert all(part.num_rows for part in parts.values())
+        assert {label for labels in parts["train"]["positive"].to_pylist() for label in labels} == {0, 1}
+
+
 def test_no_shares():
     parts = stratified_split(MANY, {}, 17)
     assert list(parts) == ["train"]

@@ -74,7 +74,7 @@ def test_endpoint(run: rayclf.Run, rows: tuple[list[str], np.ndarray]) -> None:
 def test_evaluation_while_training(encoder_run: rayclf.Run, tmp_path: Path) -> None:
     """The metrics of the best epoch, measured on the live model, are those of the artifact on the same rows."""
     from rayclf.model.evaluation import evaluate_rows
-    from rayclf.training.driver import prepare_rows
+    from rayclf.training.plan import prepare_rows
 
     config = rayclf.load_config(encoder_run.folder / "config.yaml")
     _, parts = prepare_rows(encoder_run.status["data"], None, config)

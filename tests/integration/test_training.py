@@ -100,7 +100,7 @@ def test_a_failure_in_a_worker_is_one_line_and_recorded(
     source = write_tiny("bert")
     from rayclf.training import driver
 
-    plan = driver._plan_model
+    plan = driver.plan_model
 
     def then_damage(*args: object) -> object:
         made = plan(*args)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def test_a_failure_in_a_worker_is_one_line_and_recorded(
         weights.write_bytes(weights.read_bytes()[:1000])
         return made
 
-    monkeypatch.setattr(driver, "_plan_model", then_damage)
+    monkeypatch.setattr(driver, "plan_model", then_damage)
     with pytest.raises(RayclfError, match="cannot be loaded") as caught:
         rayclf.train(few_messages, tmp_path / "x", backbone=str(source))
     assert "\n" not in str(caught.value)

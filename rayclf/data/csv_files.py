@@ -1,0 +1,118 @@
+"""CSV and TSV files: by the book, and the loosely quoted JSON that hosted platforms print in their guides."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from rayclf.data.reading import Values, check_names, open_text, string_table
+from rayclf.errors import DataError
+
+csv.field_size_limit(2**31 - 1)  # a field may be a whole book; the default of 128 KiB refuses it
+
+# "some text", "{"Label_1": 1}": JSON whose quotes are not doubled. Well-formed CSV cannot hold a quote, a brace, a
+# quote and then a name, so this never takes a proper file for a loose one.
+_LOOSE = re.compile(r',\s*"\{\s*"[^",\n][^"\n]*"\s*:')
+_LOOSE_ROW = re.compile(r'^\s*(?:"(?P<quoted>.*)"|(?P<plain>.*?))\s*,\s*"(?P<json>\{.*\})"\s*$', re.DOTALL)
+_LOOSE_SEAM = re.compile(r'"\s*(,[^\n]*)?\r?\n\s*"')  # one row's end and the next one's beginning
+_HEAD = 1000  # lines that show how a file is quoted
+
+
+def csv_batches(place: str, rows: int) -> Iterator[pa.Table]:
+    """The file as tables of at most ``rows`` rows; raises DataError that names the line of broken syntax."""
+    with open_text(place) as text:
+        head = list(islice(text, _HEAD))
+    if not "".join(head).strip():
+        raise DataError(f"{place}: the file is empty")
+    with open_text(place) as text:
+        if any(_LOOSE.search(line) for line in head):
+            records = _loose_records(text, place)
+        else:
+            mark = _delimiter(place, next(line for line in head if line.strip("\r\n")))
+            reader = csv.reader(text, delimiter=mark, skipinitialspace=_is_spaced("".join(head), mark), strict=True)
+            records = _strict_records(reader, place)
+        names = [name.strip() for name in next(records)]
+        check_names(names, place)
+        yield from _batched(records, names, rows, place)
+
+
+def _delimiter(place: str, header: str) -> str:
+    if place.lower().removesuffix(".gz").endswith(".tsv"):
+        return "\t"
+    return max(",;\t", key=lambda mark: (header.count(mark), mark == ","))
+
+
+def _is_spaced(head: str, mark: str) -> bool:
+    """Whether fields are quoted after a space, ``a, "b"``: such a mark, space and quote outside of quoted fields."""
+    quoted = rf'(?:(?<=[{mark}\r\n])|^)"(?:[^"]|"")*(?:"|$)'
+    return bool(re.search(rf'[{mark}] +"', re.sub(quoted, "", head)))
+
+
+def _strict_records(reader: Any, place: str) -> Iterator[list[str]]:
+    width = None
+    while True:
+        line = reader.line_num + 1  # of the row's start: an open quote shows only lines later
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{place}: line {line}: broken CSV ({error}); double the quotes inside a field") from None
+        if not record:
+            continue  # a blank line
+        width = width or len(record)
+        if len(record) != width:
+            raise DataError(f"{place}: line {line}: {len(record)} fields where the header has {width}")
+        yield record
+
+
+def _loose_records(text: io.TextIOWrapper, place: str) -> Iterator[list[str]]:
+    """Rows of text and JSON. A text may hold commas, quotes and, where it is quoted, line breaks."""
+    line = text.readline()
+    header = next(csv.reader([line], skipinitialspace=True))
+    if len(header) != 2 or _LOOSE.search(line):
+        raise DataError(
+            f"{place}: line 1: loosely quoted JSON needs a header of two column names; write proper CSV or JSONL"
+        )
+    yield header
+    pending: list[str] = []
+    first = 2
+    for number, line in enumerate(text, start=2):
+        if not pending and not line.strip():
+            continue
+        first = first if pending else number
+        pending.append(line)
+        found = _LOOSE_ROW.match("".join(pending)) if line.rstrip().endswith('}"') else None
+        if found:
+            prompt = found["plain"] if found["quoted"] is None else found["quoted"].replace('""', '"')
+            if len(pending) > 1 and (found["quoted"] is None or _LOOSE_SEAM.search(prompt) or _LOOSE.search(prompt)):
+                break  # a broken row would be taken for the beginning of the next one's text
+            yield [prompt, found["json"].replace('""', '"')]
+            pending = []
+    if pending:
+        raise DataError(
+            f'{place}: line {first}: broken row; it must be quoted and end in "{{"Label": 1, …}}", or write proper CSV'
+        )
+
+
+def _batched(records: Iterator[list[str]], names: list[str], rows: int, place: str) -> Iterator[pa.Table]:
+    done = 0
+    batch: list[list[str]] = []
+
+    def table() -> pa.Table:
+        columns: dict[str, Values] = {name: [record[i] for record in batch] for i, name in enumerate(names)}
+        return string_table(columns, place, done + 1)
+
+    for record in records:
+        batch.append(record)
+        if len(batch) == rows:
+            yield table()
+            done += len(batch)
+            batch = []
+    yield table()

@@ -1,0 +1,122 @@
+"""What is decided before any worker starts: the settings, the rows of each part, the model, the workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rayclf.cluster import require_cpus
+from rayclf.config import Config, load_config
+from rayclf.data.rows import LabelledRows, read_labelled
+from rayclf.data.split import stratified_split
+from rayclf.data.tokens import Encoding
+from rayclf.errors import ConfigError, ResourceError
+from rayclf.labels import ProblemType
+from rayclf.metrics import METRICS
+from rayclf.model.info import ArtifactInfo, BackboneRef
+
+
+def resolve_settings(
+    config: Config | str | Path | None, backbone: str | None, overrides: Mapping[str, Any] | None
+) -> Config:
+    """The configuration of a job; raises ConfigError for what no job could mean."""
+    laid_over = dict(overrides or {})
+    if backbone is not None:
+        laid_over["model.backbone"] = backbone
+    if isinstance(config, Config):
+        settings = config
+        if laid_over:
+            raise ConfigError("overrides and backbone go with a YAML file or none, not with a Config; set its fields")
+    else:
+        settings = load_config(config, laid_over)
+    if settings.train.metric not in METRICS:
+        raise ConfigError(f"train.metric: no metric '{settings.train.metric}'; choose one of {', '.join(METRICS)}")
+    return settings
+
+
+def prepare_rows(
+    data: str | os.PathLike[str], test: str | os.PathLike[str] | None, settings: Config
+) -> tuple[LabelledRows, dict[str, pa.Table]]:
+    """The labelled rows of ``data`` and their parts: ``train``, and ``validation`` and ``test`` if they have rows."""
+    found = read_labelled(data, settings.data, problem_type=settings.labels.problem_type)
+    shares = {"validation": settings.data.validation}
+    given = {}
+    if test is None:
+        shares = {"test": settings.data.test, **shares}
+    else:
+        columns = settings.data.model_copy(update={"text": found.text, "label": found.label})
+        given["test"] = read_labelled(test, columns, space=found.space).table
+    if sum(shares.values()) >= 1:
+        raise ConfigError("data.test and data.validation: leave no rows to train on; lower them")
+    parts = stratified_split(found.table, {part: share for part, share in shares.items() if share}, settings.train.seed)
+    return found, parts | given
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What is decided about the model before any worker starts."""
+
+    info: ArtifactInfo
+    encoding: Encoding
+    learning_rate: float
+    parameters: int
+
+
+def plan_model(settings: Config, found: LabelledRows) -> ModelPlan:
+    """Look at the backbone without its weights: what it is, how to tune it, how to read text for it."""
+    from rayclf.model.backbone import DEFAULT_BACKBONE, describe, fetch, load_tokenizer, text_encoding, weight_hashes
+    from rayclf.training.optimizer import default_learning_rate
+
+    model, space = settings.model, found.space
+    source = fetch(model.backbone, model.revision)
+    about = describe(source)
+    tokenizer = load_tokenizer(source)
+    encoding = text_encoding(tokenizer, about.config, model)
+    tuning = model.method if model.method != "auto" else "lora" if about.layout.pooling == "last" else "full"
+    local = Path(model.backbone).expanduser() if model.backbone else None
+    name = str(local.resolve()) if local and local.is_dir() else model.backbone or DEFAULT_BACKBONE
+    threshold = settings.labels.threshold if space.problem_type is not ProblemType.MULTICLASS else 0.0
+    info = ArtifactInfo(
+        label_space=space.to_json(),
+        tuning=tuning,
+        pooling=about.layout.pooling,
+        template=model.template,
+        max_length=encoding.max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        thresholds=[threshold] * len(space),
+        temperature=1.0,
+        text_column=found.text,
+        backbone=BackboneRef(
+            id=name, revision=model.revision, model_type=about.config.model_type, sha256=weight_hashes(source)
+        ),
+    )
+    rate = settings.train.learning_rate or default_learning_rate(tuning, about.parameters)
+    return ModelPlan(info, encoding, rate, about.parameters)
+
+
+def count_workers(settings: Config) -> int:
+    """How many training processes the cluster that is connected will run; raises ResourceError when it cannot."""
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers = settings.resources.workers or max(1, gpus)
+    if gpus and workers > gpus:
+        raise ResourceError(
+            f"resources.workers: {workers} workers want a GPU each and the cluster has {gpus}; lower it"
+        )
+    if workers > settings.train.batch_size:
+        raise ConfigError(
+            f"train.batch_size: {settings.train.batch_size} rows cannot be shared by {workers} workers; raise it"
+        )
+    needed = workers * settings.resources.cpus_per_worker + 1
+    require_cpus(
+        needed,
+        f"training with {workers} worker(s), and one CPU for reading,",
+        "lower resources.workers or resources.cpus_per_worker",
+    )
+    return workers

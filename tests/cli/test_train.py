@@ -1,0 +1,51 @@
+"""``rayclf train`` asks where it cannot know, on a terminal alone."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+
+import rayclf
+from rayclf.cli import train as command
+from rayclf.errors import AmbiguousColumn
+
+
+class Asked(Exception):
+    """Training got this far."""
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The overrides of each call of :func:`rayclf.train`, which wants to know the text column."""
+    calls: list[dict[str, Any]] = []
+
+    def train(data: str, output: str, *, overrides: dict[str, Any], **_: Any) -> None:
+        calls.append(dict(overrides))
+        if "data.text" not in overrides:
+            raise AmbiguousColumn("x.csv: several columns", "--text", ["title", "body"])
+        raise Asked
+
+    monkeypatch.setattr(rayclf, "train", train)
+    return calls
+
+
+def test_on_a_terminal_it_asks_until_the_answer_is_a_column(
+    given: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["nonsense", "body"])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(typer, "prompt", lambda question: next(answers))
+    with pytest.raises(Asked):
+        command.train(__file__, "out", set_=["train.epochs=2"])
+    assert given[-1] == {"train.epochs": 2, "data.text": "body"}
+
+
+def test_elsewhere_it_fails(given: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    with pytest.raises(AmbiguousColumn):
+        command.train(__file__, "out")
+    assert len(given) == 1
