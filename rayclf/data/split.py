@@ -35,8 +35,8 @@ def stratified_split(rows: pa.Table, shares: dict[str, float], seed: int) -> dic
         left[stratum] = ordered[start:]
     for part, share in shares.items():
         if share and not held_out[part]:
-            largest = max(left, key=lambda stratum: len(left[stratum]))
-            if len(left[largest]) < 2:
+            largest = max(left, key=lambda stratum: len(left[stratum]), default=-1)
+            if len(left.get(largest, [])) < 2:
                 raise DataError(
                     f"too few rows ({len(texts)}) to hold out a {part} part; set data.{part} to 0 or give more rows"
                 )
