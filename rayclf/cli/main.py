@@ -33,8 +33,8 @@ app.command("export")(export.export)
 
 
 def main() -> None:
-    """Run the command line; never returns."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
+    """Run the command line; never returns. Ctrl-C exits with 130, and a service manager's stop is a Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except RayclfError as error:
@@ -45,9 +45,6 @@ def main() -> None:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # no permission, no space, …
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

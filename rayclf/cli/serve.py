@@ -30,7 +30,8 @@ def serve(
 
     with rayclf.serve(artifact, host=host, port=port, model=model, precision=precision) as server:  # type: ignore[arg-type]
         show.console.print(
-            f"serving [bold]{server.model}[/] at {server.url}   (API page {server.url}/docs, Ctrl-C stops)"
+            f"serving [bold]{server.model}[/] at {server.url}   (API page {server.url}/docs, Ctrl-C stops)",
+            soft_wrap=True,
         )
         show.console.print(
             f"curl {server.url}/v1/classify -H 'content-type: application/json' -d '{{\"inputs\": [\"some text\"]}}'",

@@ -93,7 +93,7 @@ class ProgressView:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(what, total=None, note="")
+        self._task = self._bar.add_task(what, total=None, note="", visible=False)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -106,7 +106,7 @@ class ProgressView:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show that ``done`` of ``total`` is reached."""
-        self._bar.update(self._task, completed=done, total=total, note=note)
+        self._bar.update(self._task, completed=done, total=total, note=note, visible=True)
         tenth = 10 * done // max(1, total)
         if not console.is_terminal and tenth > self._told:
             self._told = tenth
