@@ -17,10 +17,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # plain help: loading rich would take longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Labelled text in, a classifier on a large language model out: train, evaluate, serve, score at any scale.",
-    epilog="Begin with **rayclf demo**. Exit codes: 0 done, 2 yours to mend (one line says how), 1 anything else.",
+    epilog="Begin with: rayclf demo. Exit codes: 0 done, 2 yours to mend (one line says how), 1 anything else.",
 )
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
