@@ -24,12 +24,12 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def encoder_run(cluster: None, backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> rayclf.Run:
-    """Multiclass, the whole of a BERT tuned, one worker, in float32, two epochs."""
+    """Multiclass, the whole of a BERT tuned, one worker, in float32, six epochs."""
     return rayclf.train(
         data_file("questions.csv"),
         tmp_path_factory.mktemp("runs") / "encoder",
         backbone=str(backbone("bert")),
-        overrides={"train.epochs": 2, "train.learning_rate": 3e-3, "train.precision": "fp32"},
+        overrides={"train.epochs": 6, "train.learning_rate": 3e-3, "train.precision": "fp32"},
     )
 
 

@@ -51,13 +51,13 @@ def test_two_workers_have_uneven_shards_to_share(decoder_run: rayclf.Run) -> Non
 
 def test_training_learns(encoder_run: rayclf.Run) -> None:
     losses = [event["loss"] for event in steps(encoder_run)]
-    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
-    assert encoder_run.metrics["test"]["accuracy"] > 0.35  # of four classes, by a random tiny model
+    # Of the rows it sees: what a tiny random model makes of others is chance, and chance differs between machines.
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
 
 
 def test_the_artifact_is_the_best_epoch(encoder_run: rayclf.Run) -> None:
     by_epoch = [event for event in encoder_run.events if event.get("part") == "validation"]
-    assert len(by_epoch) == 2
+    assert len(by_epoch) == 6
     assert encoder_run.metrics["validation"]["f1_macro"] == max(event["f1_macro"] for event in by_epoch)
     assert len(list((encoder_run.folder / "checkpoints").glob("checkpoint_*"))) <= 2  # the best, and the latest
 
