@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rayclf.config import Config as Config
     from rayclf.config import load_config as load_config
+    from rayclf.data.dataset import Dataset as Dataset
+    from rayclf.data.inspect import inspect as inspect
+    from rayclf.data.prepare import prepare as prepare
     from rayclf.errors import RayclfError as RayclfError
     from rayclf.errors import UserError as UserError
     from rayclf.labels import LabelSpace as LabelSpace
@@ -36,6 +39,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Classifier": "model.engine",
     "Config": "config",
+    "Dataset": "data.dataset",
     "LabelSpace": "labels",
     "Prediction": "model.engine",
     "ProblemType": "labels",
@@ -46,7 +50,9 @@ _HOMES = {
     "UserError": "errors",
     "evaluate": "model.evaluation",
     "export": "model.export",
+    "inspect": "data.inspect",
     "load_config": "config",
+    "prepare": "data.prepare",
     "score": "scoring.pipeline",
     "serve": "serving.run",
     "train": "training.driver",

@@ -22,6 +22,7 @@ from rayclf.errors import ConfigError
 from rayclf.labels import ProblemType
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -35,6 +36,8 @@ class Section(BaseModel):
         wanted = cls.model_fields[str(info.field_name)].annotation
         if value is None and _is_section(wanted):
             return {}  # a section whose fields are all commented out
+        if isinstance(value, dict) and not _is_section(wanted):
+            return {str(name): item for name, item in value.items()}  # labels may be called 0 and 1
         if isinstance(value, bool) and wanted is not bool:
             # YAML reads yes, no, on and off as booleans, and pydantic takes those for 1 and 0.
             raise PydanticCustomError("not_a_flag", "Input should not be true or false")
@@ -46,20 +49,39 @@ def _is_section(kind: Any) -> bool:
 
 
 class DataConfig(Section):
-    """Where the text and labels are, and how rows are parted."""
+    """What is read of each row, which rows are kept, and how they are parted."""
 
     text: str | None = Field(None, description="Column of the text; found by name and content when unset.")
+    text_pair: str | None = Field(None, description="Column of the second text of a pair, such as a hypothesis.")
+    template: str | None = Field(None, description="Text made of several columns: 'Title: {title}\\n{body}'.")
+    messages: str | None = Field(None, description="Column of chat messages, rendered by the backbone's chat template.")
     label: str | None = Field(None, description="Column of the labels; found by name and content when unset.")
     separator: str = Field("|", min_length=1, description="What parts several labels in one cell.")
     test: Share = Field(0.1, description="Share of the rows held out for the final test when no test file is given.")
     validation: Share = Field(
         0.1, description="Share of the rows that choose the best checkpoint; 0 keeps the last one."
     )
+    split: Literal["stratified", "random", "group", "time"] = Field(
+        "stratified", description="How parts are chosen; group and time go by data.split_column."
+    )
+    split_column: str | None = Field(None, description="Column whose values stay in one part, or that holds the time.")
+    shuffle: bool = Field(True, description="Mix the training rows; false keeps them in the order of the input.")
+    rebalance: dict[str, Positive] | None = Field(
+        None, description="Shares or row counts of labels in the training part: {cat: 0.3, dog: 0.7} or {cat: 300}."
+    )
+    downsample: Positive | None = Field(
+        None, description="Keep this share (to 1) or number of the training rows, chosen by row."
+    )
+    on_error: Literal["quarantine", "fail"] = Field(
+        "quarantine", description="Set rows aside that cannot be used, or stop at the first."
+    )
+    max_rejected: Share = Field(0.01, description="Share of the rows that may be set aside before the job stops.")
 
 
 class LabelsConfig(Section):
     """The label space."""
 
+    file: str | None = Field(None, description="Labels declared apart from the data: TSV, JSON, YAML or SKOS.")
     problem_type: ProblemType | None = Field(None, description="binary, multiclass or multilabel; inferred when unset.")
     threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which a binary or multilabel label holds.")
 
@@ -101,6 +123,9 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes in it."
+    )
+    class_weights: Literal["none", "auto", "balanced"] | dict[str, Positive] = Field(
+        "none", description="Weight of each label's loss: auto, balanced, or {name: weight}; others weigh 1."
     )
     seed: int = Field(17, ge=0, description="Of the split, the head, the row order and dropout.")
     metric: str = Field("f1_macro", description="Chooses the best checkpoint, on the validation rows.")

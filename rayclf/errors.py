@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_SECRET = re.compile(r"://[^/@\s]+:[^@\s]*@")
 
 
 class RayclfError(Exception):
@@ -11,8 +14,9 @@ class RayclfError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        # Names of files, columns and labels go into messages and may hold line breaks of their own.
-        super().__init__(" ".join(message.splitlines()))
+        # Names of files, columns and labels go into messages and may hold line breaks of their own. An address may
+        # hold a key and its secret, s3://key:secret@bucket, which no message ever shows.
+        super().__init__(_SECRET.sub("://***@", " ".join(message.splitlines())))
 
 
 class UserError(RayclfError):
@@ -51,6 +55,10 @@ class BackboneError(UserError):
 
 class ArtifactError(UserError):
     """A folder that is not an artifact, is damaged, or does not fit its backbone."""
+
+
+class StorageError(UserError):
+    """A disk or an object store refuses, cannot be reached, or has no such bucket."""
 
 
 class OutputError(UserError):

@@ -37,12 +37,15 @@ class LabelSpace:
     """The ordered labels of a task.
 
     ``names`` has one entry for ``binary``, at least two for ``multiclass`` and at least one for ``multilabel``.
-    Raises LabelError when they do not fit the problem type, repeat, or are empty.
+    ``ids`` and ``alternatives`` are by name, for labels that have them. Raises LabelError when the names do not fit the
+    problem type, repeat, or are empty, and when two labels share an id.
     """
 
     names: tuple[str, ...]
     problem_type: ProblemType
     descriptions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    ids: Mapping[str, str] = field(default_factory=dict, hash=False)
+    alternatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if any(not name.strip() for name in self.names):
@@ -50,6 +53,12 @@ class LabelSpace:
         if len(set(self.names)) != len(self.names):
             twice = sorted(name for name, times in Counter(self.names).items() if times > 1)
             raise LabelError(f"label names repeat: {', '.join(twice[:5])}; every label needs its own name")
+        if len(set(self.ids.values())) != len(self.ids):
+            twice = sorted(label_id for label_id, times in Counter(self.ids.values()).items() if times > 1)
+            raise LabelError(f"label ids repeat: {', '.join(twice[:5])}; every label needs its own id")
+        strange = {*self.ids, *self.alternatives}.difference(self.names)
+        if strange:
+            raise LabelError(f"ids or alternatives are given for unknown labels: {', '.join(sorted(strange)[:5])}")
         size = len(self.names)
         if self.problem_type is ProblemType.BINARY and size != 1:
             raise LabelError(
@@ -67,6 +76,19 @@ class LabelSpace:
     def index(self) -> Mapping[str, int]:
         """Label name to its position."""
         return {name: position for position, name in enumerate(self.names)}
+
+    @cached_property
+    def lookup(self) -> Mapping[str, int]:
+        """Whatever a data file may call a label, to its position: its name before an id before an alternative name.
+
+        An alternative name that two labels share stands for neither.
+        """
+        owners: dict[str, set[int]] = {}
+        for name, others in self.alternatives.items():
+            for other in others:
+                owners.setdefault(other, set()).add(self.index[name])
+        found = {other: min(positions) for other, positions in owners.items() if len(positions) == 1}
+        return found | {label_id: self.index[name] for name, label_id in self.ids.items()} | dict(self.index)
 
     @property
     def negative(self) -> str:
@@ -89,21 +111,32 @@ class LabelSpace:
 
     def to_json(self) -> dict[str, Any]:
         """The form kept in ``labels.json`` and ``rayclf.json``."""
-        return {
-            "problem_type": str(self.problem_type),
-            "labels": [
-                {"name": name} | ({"description": self.descriptions[name]} if name in self.descriptions else {})
-                for name in self.names
-            ],
-        }
+        labels = []
+        for name in self.names:
+            label: dict[str, Any] = {"name": name}
+            if name in self.ids:
+                label["id"] = self.ids[name]
+            if self.alternatives.get(name):
+                label["alternatives"] = list(self.alternatives[name])
+            if name in self.descriptions:
+                label["description"] = self.descriptions[name]
+            labels.append(label)
+        return {"problem_type": str(self.problem_type), "labels": labels}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LabelSpace:
         """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError on another form."""
+        labels = data["labels"]
         return cls(
-            names=tuple(str(label["name"]) for label in data["labels"]),
+            names=tuple(str(label["name"]) for label in labels),
             problem_type=ProblemType(data["problem_type"]),
-            descriptions={label["name"]: label["description"] for label in data["labels"] if "description" in label},
+            descriptions={str(label["name"]): label["description"] for label in labels if "description" in label},
+            ids={str(label["name"]): str(label["id"]) for label in labels if "id" in label},
+            alternatives={
+                str(label["name"]): tuple(map(str, label["alternatives"]))
+                for label in labels
+                if "alternatives" in label
+            },
         )
 
 
@@ -120,6 +153,6 @@ def dense_targets(positive: pa.Array, unknown: pa.Array, size: int) -> Floats:
     return targets
 
 
-def sparse_targets(rows: Sequence[Sequence[int]]) -> pa.ListArray:
-    """Label positions of each row as the Arrow ``list<int32>`` that canonical rows hold."""
+def sparse_targets(rows: Sequence[Sequence[int] | None]) -> pa.ListArray:
+    """Label positions of each row, or None, as the Arrow ``list<int32>`` that canonical rows hold."""
     return pa.array(rows, type=pa.list_(pa.int32()))

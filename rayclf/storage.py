@@ -1,81 +1,130 @@
 """Files by path or URI: find, read, list, and write whole or not at all.
 
-A path without a scheme is local. ``file://``, ``s3://``, ``gs://`` and ``abfs://`` go through ``pyarrow.fs``.
+A path without a scheme is local. ``file://``, ``s3://``, ``gs://`` and ``abfs://`` go through ``pyarrow.fs``. What goes
+wrong there (wrong keys, no such bucket, a server that is gone) is raised as one line of StorageError without secrets.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import posixpath
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
-from rayclf.errors import UserError
+from rayclf.errors import OutputError, StorageError, UserError
+
+# What every address gets unless it says otherwise. S3: one request instead of three for each object under 10 MB.
+# Google: give up after a minute, not a quarter of an hour.
+_OPTIONS = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=60", "gcs": "retry_limit_seconds=60"}
 
 
 def resolve(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     """The filesystem and the path inside it; raises UserError for a URI of an unknown scheme."""
     text = os.fspath(path)
     if "\0" in text:
-        raise UserError(f"{text!r}: a path cannot hold a NUL character")
+        raise UserError(f"{shown(text)!r}: a path cannot hold a NUL character")
     if "://" not in text:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+    option = _OPTIONS.get(_scheme(text), "")
+    if option and option.partition("=")[0] not in text:
+        text += ("&" if "?" in text else "?") + option
     try:
         filesystem, inner = fs.FileSystem.from_uri(text)
-    except (pa.ArrowException, OSError) as error:
+    except OSError as error:  # without a region S3 is asked for it here
+        raise failure(path, error) from None
+    except pa.ArrowException as error:
         raise UserError(
-            f"{text}: cannot be opened as a storage address ({error}); use a path, s3://, gs:// or abfs://"
+            f"{shown(path)}: cannot be opened as a storage address ({_redacted(str(error), text)}); use a path, s3://, "
+            f"gs:// or abfs://, with %20 and the like for special characters"
         ) from None
     return filesystem, inner
 
 
+def spelled(name: str) -> str:
+    """A name as it is written in a URI, in which spaces, '#', '?' and '%' are escaped, and the '=' of Hive is not."""
+    return quote(name, safe="/=")
+
+
 def join(path: str | os.PathLike[str], *parts: str) -> str:
-    """``path/part/…`` for a local path or a URI."""
+    """``path/part/…`` for a local path or a URI, whose options (``?region=…``) stay at the end."""
     text = os.fspath(path)
-    return posixpath.join(text, *parts) if "://" in text else os.path.join(text, *parts)
+    if "://" not in text:
+        return os.path.join(text, *parts)
+    base, mark, options = text.partition("?")
+    return posixpath.join(base, *parts) + mark + options
 
 
 def local_path(path: str | os.PathLike[str], what: str) -> Path:
     """``path`` as a local one; raises UserError for a remote address, naming ``what`` it was given as."""
     text = os.fspath(path)
     if "://" in text and not text.startswith("file://"):
-        raise UserError(f"{what} {text}: must be a local path; copy it here first")
+        raise UserError(f"{what} {shown(text)}: must be a local path; copy it here first")
     return Path(resolve(text)[1])
 
 
 def kind(path: str | os.PathLike[str]) -> str:
-    """``file``, ``folder`` or ``missing``."""
+    """``file``, ``folder`` or ``missing``; raises StorageError when the storage or its bucket cannot be asked."""
     filesystem, inner = resolve(path)
-    found = filesystem.get_file_info(inner).type
+    with failures(path):
+        found = filesystem.get_file_info(inner).type
+        if found == fs.FileType.NotFound:
+            _check_bucket(path, filesystem, inner)
     return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(found, "missing")
 
 
-def files_under(folder: str | os.PathLike[str]) -> list[str]:
-    """All files below a folder, sorted, as paths or URIs that this module takes; hidden ones are left out."""
+class Entry(NamedTuple):
+    """A file in a listing: the path or URI that this module takes, its place below the folder, and its facts."""
+
+    path: str
+    name: str
+    info: fs.FileInfo
+
+
+def entries(folder: str | os.PathLike[str]) -> list[Entry]:
+    """All files below a folder, sorted by name; hidden ones (``.x``, ``_x``, but not ``_x=1``) are left out.
+
+    Raises StorageError when the storage cannot be asked, FileNotFoundError when there is no such folder.
+    """
     filesystem, inner = resolve(folder)
-    infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    names = sorted(posixpath.relpath(i.path, inner) for i in infos if i.type == fs.FileType.File)
+    try:
+        with failures(folder):
+            infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+            found = {posixpath.relpath(i.path, inner): i for i in infos if i.type == fs.FileType.File}
+    except UnicodeDecodeError:
+        raise StorageError(f"{shown(folder)}: a file's name in it is not UTF-8; rename the file") from None
     # A URI escapes spaces, '#', '?' and '%': unescaped, "a#b.csv" would open "a".
-    spell = quote if "://" in os.fspath(folder) else str
-    return [join(folder, spell(n)) for n in names if not any(part[0] in "._" for part in n.split("/"))]
+    spell = spelled if "://" in os.fspath(folder) else str
+    return [Entry(join(folder, spell(name)), name, found[name]) for name in sorted(found) if not _hidden(name)]
+
+
+def _hidden(name: str) -> bool:
+    return any(part[0] == "." or (part[0] == "_" and "=" not in part) for part in name.split("/"))
+
+
+def files_under(folder: str | os.PathLike[str]) -> list[str]:
+    """The paths or URIs of :func:`entries`."""
+    return [entry.path for entry in entries(folder)]
 
 
 def size_and_version(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What tells one state of a file from another: its size in bytes and its time of change."""
     filesystem, inner = resolve(path)
-    info = filesystem.get_file_info(inner)
+    with failures(path):
+        info = filesystem.get_file_info(inner)
     return {"size": info.size, "modified_ns": info.mtime_ns}
 
 
@@ -85,41 +134,91 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     Local files are written beside their place and renamed, which POSIX makes atomic; an object store shows an
     object only once its upload has completed. It is drafted on the local disk first, because closing Arrow's stream
-    after an exception would complete the upload of half a file.
+    after an exception would complete the upload of half a file. Raises StorageError when the place cannot be written.
     """
     filesystem, inner = resolve(path)
     if not isinstance(filesystem, fs.LocalFileSystem):
         with tempfile.TemporaryFile() as local:
             yield local
             local.seek(0)
-            with filesystem.open_output_stream(inner) as stream:
-                shutil.copyfileobj(local, stream, 2**20)
+            _upload(local, path, filesystem, inner)
         return
-    os.makedirs(os.path.dirname(inner), exist_ok=True)
     draft = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        with open(draft, "wb") as file:
+        with failures(path):
+            os.makedirs(os.path.dirname(inner), exist_ok=True)
+            file = open(draft, "wb")  # noqa: SIM115  # closed below; what the block raises is not the storage's failure
+        with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, inner)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
+            with failures(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with failures(path):
+            os.replace(draft, inner)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(draft)
+        if isinstance(error, OSError) and error.errno in _FULL:  # which every write in the block can meet
+            raise failure(path, error) from None
         raise
 
 
+def _upload(local: IO[bytes], path: str | os.PathLike[str], filesystem: fs.FileSystem, inner: str) -> None:
+    """Copy to an object store; a part that could not be sent makes Arrow leave the upload without completing it."""
+    with failures(path):
+        try:
+            with filesystem.open_output_stream(inner) as stream:
+                shutil.copyfileobj(local, stream, 2**20)
+        except FileNotFoundError as error:
+            _check_bucket(path, filesystem, inner)
+            raise failure(path, error) from None
+
+
 @contextmanager
-def folder_whole(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes the place of ``folder``, which must be empty or missing, when the block ends well."""
-    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    draft.mkdir(parents=True)
+def folder_whole(folder: str | os.PathLike[str], last: str | None = None) -> Iterator[Path]:
+    """A local draft that takes the place of ``folder``, which must be empty or missing, when the block ends well.
+
+    A local folder is renamed. To an object store the files go one by one, ``last`` (a path in the folder) after all
+    others: where it is seen, the folder is whole. When a file cannot be sent, those before it are taken away again.
+    Raises StorageError when the place cannot be written, OutputError when a remote one holds files.
+    """
+    filesystem, inner = resolve(folder)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with failures(folder):
+            found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+        if found:
+            raise OutputError(f"{shown(folder)}: holds files already; choose another folder")
+        with tempfile.TemporaryDirectory() as place:
+            yield Path(place)
+            _upload_folder(Path(place), folder, last)
+        return
+    target = Path(inner)
+    draft = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        with failures(folder):
+            draft.mkdir(parents=True)
         yield draft
-        if folder.exists():
-            folder.rmdir()
-        draft.rename(folder)
+        if target.exists():
+            target.rmdir()
+        draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _upload_folder(draft: Path, folder: str | os.PathLike[str], last: str | None) -> None:
+    names = sorted(file.relative_to(draft).as_posix() for file in draft.rglob("*") if file.is_file())
+    filesystem, inner = resolve(folder)
+    sent: list[str] = []
+    try:
+        for name in sorted(names, key=lambda name: name == last):
+            sent.append(posixpath.join(inner, name))
+            with (draft / name).open("rb") as local:
+                _upload(local, join(folder, spelled(name)), filesystem, sent[-1])
+    except BaseException:
+        for place in reversed(sent):  # the one that makes the folder look whole goes first
+            with suppress(OSError, pa.ArrowException):
+                filesystem.delete_file(place)
         raise
 
 
@@ -139,13 +238,129 @@ def plain(value: Any) -> Any:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The parsed JSON file; raises FileNotFoundError, or ValueError when it is not JSON."""
+    """The parsed JSON file; raises FileNotFoundError, StorageError, or ValueError when it is not JSON."""
     filesystem, inner = resolve(path)
-    with filesystem.open_input_stream(inner, compression=None) as file:
-        return json.loads(file.read())
+    with failures(path):
+        try:
+            with filesystem.open_input_stream(inner, compression=None) as file:
+                content = file.read()
+        except FileNotFoundError:
+            _check_bucket(path, filesystem, inner)
+            raise
+    return json.loads(content)
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a local file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- What goes wrong --------------------------------------------------------------------------------------------
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_SAFE = r"region|scheme|endpoint_override|allow_\w+|retry_limit_seconds|tls_\w+"
+# What the client libraries of the three stores write into their messages.
+_NO_BUCKET = r"NO_SUCH_BUCKET|NoSuchBucket|ContainerNotFound|specified bucket does not exist|Bucket '.*' not found"
+_REGION = r"HTTP status 301|PERMANENT_REDIRECT|AuthorizationHeaderMalformed"
+_REFUSED = (
+    r"ACCESS_DENIED|SIGNATURE|INVALID_ACCESS_KEY|CLIENT_TOKEN|TOKEN_ID|EXPIRED|UNRECOGNIZED_CLIENT|REQUEST_TIME"
+    r"|HTTP status 4(00|01|03|12)|PERMISSION_DENIED|UNAUTHENTICATED|OAuth2|Authenticat|Authoriz"
+)
+_UNREACHABLE = r"NETWORK_CONNECTION|curlCode|CURL error|resolve host|REQUEST_TIMEOUT|Fail to get a new connection"
+_BUSY = r"HTTP status (429|5\d\d)|SLOW_DOWN|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|UNAVAILABLE"
+_KEYS = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS"),
+    "abfs": ("AZURE_CLIENT_ID", "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"),
+}
+
+
+@contextmanager
+def failures(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise what a storage raises in the block as StorageError, but for FileNotFoundError, which stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise failure(path, error) from None
+
+
+def failure(path: str | os.PathLike[str], error: Exception) -> StorageError:
+    """The error to raise for what a storage raised: the address without secrets, what is wrong, how to mend it."""
+    place = shown(path)
+    if "://" not in place or place.startswith("file://"):
+        words = _redacted(str(error), path)
+        system = re.search(r"\[[Ee]rrno \d+\] ([^:\[]+)", words.rpartition("Detail: ")[2])  # Arrow puts it at the end
+        reason = system[1].strip() if system else words or type(error).__name__
+        return StorageError(f"{place}: {reason}; check the path, the rights on it and the space on the disk")
+    if isinstance(error, FileNotFoundError):
+        return StorageError(f"{place}: no such file or folder; check the address")
+    text = str(error)
+    scheme = _scheme(place)
+    variable, keys = _KEYS.get(scheme, _KEYS["s3"])
+    endpoint = _redacted(os.environ.get("AWS_ENDPOINT_URL", ""), path) if scheme == "s3" else ""
+    if re.search(_NO_BUCKET, text):
+        return _no_bucket(path)
+    if re.search(_UNREACHABLE, text):
+        server = f"the server {endpoint}" if endpoint else "the server"
+        what = f"{server} cannot be reached or broke off; check the network"
+        mend = " and AWS_ENDPOINT_URL" if scheme == "s3" else " and the address"
+        return StorageError(f"{place}: {what}{mend}, then try again")
+    if re.search(_REGION, text):
+        return StorageError(f"{place}: the bucket is in another region; set AWS_DEFAULT_REGION")
+    if re.search(_REFUSED, text):
+        if "***@" in place:
+            return StorageError(f"{place}: access refused; check the key and the secret in the address")
+        if not (os.environ.get(variable) or os.environ.get("AWS_PROFILE")):
+            return StorageError(f"{place}: access refused, no credentials in the environment; set {keys}")
+        return StorageError(f"{place}: access refused; check {keys}, and their rights on the bucket")
+    if re.search(_BUSY, text):
+        return StorageError(f"{place}: the server failed or is busy; try again later")
+    return StorageError(f"{place}: cannot be used ({_redacted(text, path)[:300]}); check the address")
+
+
+def _check_bucket(path: str | os.PathLike[str], filesystem: fs.FileSystem, inner: str) -> None:
+    """Raise StorageError when what is missing is the whole bucket; one that may not be asked for counts as there."""
+    if filesystem.type_name in ("s3", "gcs", "abfs"):
+        with suppress(OSError, pa.ArrowException):
+            if filesystem.get_file_info(inner.split("/")[0]).type == fs.FileType.NotFound:
+                raise _no_bucket(path)
+
+
+def _no_bucket(path: str | os.PathLike[str]) -> StorageError:
+    asked = " and AWS_ENDPOINT_URL" if _scheme(os.fspath(path)) == "s3" else ""
+    return StorageError(f"{shown(path)}: the bucket does not exist; create it, or check its name{asked}")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """``path`` for messages: the keys in ``s3://key:secret@bucket/…`` and in options such as ``?token=…`` as ``***``.
+
+    An unescaped ``/`` in a secret is common, so from a ``:`` on all goes, up to the last ``@``.
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return text
+    text = re.sub(r"^(s3://)[^/:@]*@|^(\w+://)[^/@?]*:.*@", lambda m: f"{m[1] or m[2]}***@", text, flags=re.DOTALL)
+    text = re.sub(rf"([?&](?!(?:{_SAFE})=)[^=&/]*=)[^&]*", r"\1***", text)
+    return re.sub(r"(endpoint_override=[^&]*?)[^&/=]*@", r"\1***@", text)
+
+
+def _redacted(text: str, path: str | os.PathLike[str]) -> str:
+    """A library's words without the secrets of the address or the environment."""
+    address = os.fspath(path)
+    secrets = [os.environ.get(name, "") for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
+    if "://" in address:
+        text = text.replace(address, shown(address))
+        named = re.match(r"\w+://[^/@?]*?:(.*)@", address, re.DOTALL)
+        secrets += [named[1], unquote(named[1])] if named else []
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return " ".join(re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", text).split())
+
+
+def _scheme(text: str) -> str:
+    scheme = text.partition("://")[0]
+    return {"gcs": "gs", "abfss": "abfs"}.get(scheme, scheme)

@@ -7,12 +7,13 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # some tests fork
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from s3 import NoServer, S3Server
 from tiny import DECODERS, ENCODERS, SPACES, TEXTS, Made, make_classifier, write_backbone
 
 from rayclf.labels import LabelSpace, ProblemType
@@ -82,3 +83,14 @@ def write_tiny(tmp_path: Path) -> Callable[..., Path]:
         return write_backbone(tmp_path / f"backbone-{next(numbers)}", name, **settings)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 server; skips where there is no network to install it from."""
+    try:
+        server = S3Server()
+    except NoServer as error:
+        pytest.skip(str(error))
+    with server:
+        yield server

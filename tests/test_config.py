@@ -230,3 +230,10 @@ def test_any_bytes_give_a_config_or_a_config_error(tmp_path_factory, content):
         load_config(file)
     except ConfigError as error:
         assert len(str(error).splitlines()) == 1
+
+
+def test_labels_that_are_numbers_have_weights_too(tmp_path):
+    (tmp_path / "x.yaml").write_text("train: {class_weights: {0: 1.5, 1: 2}}\ndata: {rebalance: {0: 0.5, 1: 0.5}}\n")
+    config = load_config(tmp_path / "x.yaml")
+    assert config.train.class_weights == {"0": 1.5, "1": 2.0}
+    assert config.data.rebalance == {"0": 0.5, "1": 0.5}

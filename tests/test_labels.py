@@ -1,6 +1,8 @@
 """The label space, its JSON form, decisions, and targets in sparse and dense form."""
 # tests are told by their names
 
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,7 +22,15 @@ def spaces(draw):
     kind = draw(st.sampled_from(list(ProblemType)))
     least, most = {"binary": (1, 1), "multiclass": (2, 6), "multilabel": (1, 6)}[kind]
     found = tuple(draw(st.lists(names, min_size=least, max_size=most, unique=True)))
-    return LabelSpace(found, kind, draw(st.dictionaries(st.sampled_from(found), st.text())))
+    some = st.sampled_from(found)
+    ids = draw(st.dictionaries(some, st.text(min_size=1, max_size=3)))
+    return LabelSpace(
+        found,
+        kind,
+        draw(st.dictionaries(some, st.text())),
+        {name: label_id for i, (name, label_id) in enumerate(ids.items()) if label_id not in [*ids.values()][:i]},
+        draw(st.dictionaries(some, st.lists(names, min_size=1).map(tuple))),
+    )
 
 
 @steady
@@ -30,6 +40,9 @@ def test_json_round_trip(space):
     assert again == space
     assert hash(again) == hash(space)
     assert [again.index[name] for name in again.names] == list(range(len(space)))
+    assert pickle.loads(pickle.dumps(space)) == space
+    assert all(space.lookup[name] == position for name, position in space.index.items())
+    assert set(space.lookup.values()) <= set(range(len(space)))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +66,34 @@ def test_repeats_are_found_at_once_among_many_labels():
     many = tuple(f"label {i}" for i in range(50_000))
     with pytest.raises(LabelError, match=r"repeat: label 0;"):
         LabelSpace((*many, "label 0"), ProblemType.MULTICLASS)
+
+
+def test_only_what_a_label_has_is_written():
+    space = LabelSpace(("a", "b"), ProblemType.MULTILABEL, ids={"b": "1"}, alternatives={"b": ("x", "y")})
+    assert space.to_json()["labels"] == [{"name": "a"}, {"name": "b", "id": "1", "alternatives": ["x", "y"]}]
+
+
+def test_lookup():
+    space = LabelSpace(
+        ("a", "b", "c"),
+        ProblemType.MULTILABEL,
+        ids={"a": "1", "b": "a", "c": "3"},  # the id of b is the name of a
+        alternatives={"a": ("3", "both", "only a", "only a"), "b": ("both", "c"), "c": ("both",)},
+    )
+    assert space.lookup == {"a": 0, "b": 1, "c": 2, "1": 0, "3": 2, "only a": 0}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"ids": {"a": "1", "b": "1"}}, "label ids repeat: 1"),
+        ({"ids": {"x": "1"}}, "unknown labels: x"),
+        ({"alternatives": {"y": ("1",)}}, "unknown labels: y"),
+    ],
+)
+def test_refused_ids_and_alternatives(more, words):
+    with pytest.raises(LabelError, match=words):
+        LabelSpace(("a", "b"), ProblemType.MULTICLASS, **more)
 
 
 def test_every_message_is_one_line():

@@ -4,11 +4,14 @@
 import json
 import os
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import fs
 
 from rayclf import storage
-from rayclf.errors import UserError
+from rayclf.errors import OutputError, StorageError, UserError
 
 
 class Stop(Exception):
@@ -23,6 +26,7 @@ def test_paths_and_uris(tmp_path, monkeypatch):
     assert isinstance(filesystem, fs.LocalFileSystem)
     assert inner == f"{tmp_path}/a b"
     assert storage.join("s3://bucket/run", "a", "b") == "s3://bucket/run/a/b"
+    assert storage.join("s3://bucket/run?region=x", "a") == "s3://bucket/run/a?region=x"
     assert storage.join("run", "a") == os.path.join("run", "a")
     assert storage.local_path(f"file://{tmp_path}/x", "run") == tmp_path / "x"
 
@@ -161,3 +165,138 @@ def test_json_written_is_strict(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert storage.sha256(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_hidden_files_are_left_out_but_not_partitions(tmp_path):
+    for name in ("_day=1/x", "_SUCCESS", "_manifest/x", ".x/y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    [entry] = storage.entries(tmp_path)
+    assert (entry.path, entry.name, entry.info.size) == (str(tmp_path / "_day=1/x"), "_day=1/x", 8)
+    with pytest.raises(FileNotFoundError):
+        storage.entries(tmp_path / "absent")
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    try:
+        (tmp_path / os.fsdecode(b"\xff.csv")).write_text("x")
+    except OSError:
+        pytest.skip("this filesystem takes UTF-8 names only")
+    with pytest.raises(StorageError, match="not UTF-8; rename the file"):
+        storage.files_under(tmp_path)
+
+
+def test_remote_folder_whole(remote):
+    with storage.folder_whole("test://out", last="b") as draft:
+        (draft / "sub").mkdir()
+        for name in ("a", "b", "sub/c"):
+            (draft / name).write_text(name)
+        (remote / "out" / "sub").mkdir(parents=True)  # an object store has no folders to make
+        assert not (remote / "out" / "a").exists()
+        (remote / "out" / "a").parent.joinpath("old").touch()
+        (remote / "out" / "old").unlink()
+    assert [(remote / "out" / name).read_text() for name in ("a", "b", "sub/c")] == ["a", "b", "sub/c"]
+    with pytest.raises(OutputError, match="holds files already"), storage.folder_whole("test://out"):
+        pass
+
+
+def test_places_that_cannot_be_written_or_read(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file" / "x", tmp_path / ("n" * 300)):
+        with pytest.raises(StorageError, match="check the path") as error, storage.write_whole(place) as file:
+            file.write(b"x")
+        assert str(error.value).startswith(f"{place}: ")
+    with pytest.raises(StorageError, match="check the path"), storage.folder_whole(tmp_path / "file" / "x" / "y"):
+        pass
+    with pytest.raises(StorageError):
+        storage.read_json(tmp_path)
+    with pytest.raises(StorageError):
+        storage.files_under(tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def no_rights(tmp_path):
+    """A folder that the test may not look into, also when it runs as root."""
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    else:
+        folder.chmod(0)
+    yield folder
+    os.seteuid(user)
+    folder.chmod(0o700)
+
+
+def test_permission_denied(no_rights):
+    for call in (storage.kind, storage.size_and_version, storage.read_json):
+        with pytest.raises(StorageError, match="Permission denied; check the path, the rights on it"):
+            call(no_rights / "x")
+    with pytest.raises(StorageError, match="Permission denied"):
+        storage.files_under(no_rights)
+    with pytest.raises(StorageError, match="Permission denied"), storage.write_whole(no_rights / "x" / "y"):
+        pass
+    with pytest.raises(StorageError, match="Permission denied"), storage.folder_whole(no_rights / "x"):
+        pass
+
+
+def test_a_full_disk_is_told_and_other_errors_of_the_block_are_not_ours(tmp_path):
+    with pytest.raises(StorageError, match="No space left on device"), storage.write_whole(tmp_path / "x"):
+        raise OSError(28, os.strerror(28))
+    with pytest.raises(OSError, match="my own"), storage.write_whole(tmp_path / "x"):
+        raise OSError("my own")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("a:b@c/x?token=1", "a:b@c/x?token=1"),
+        ("s3://bucket/a@b:c.csv", "s3://bucket/a@b:c.csv"),
+        ("s3://KEY:secret@bucket/x", "s3://***@bucket/x"),
+        ("s3://KEY@bucket/x", "s3://***@bucket/x"),
+        ("s3://KEY:se/cr@et@bucket/x", "s3://***@bucket/x"),
+        ("s3://KEY:secret@bucket/x?region=eu&token=abc", "s3://***@bucket/x?region=eu&token=***"),
+        ("s3://b/x?endpoint_override=http://k:s@host:1", "s3://b/x?endpoint_override=http://***@host:1"),
+        ("abfs://container@account.dfs.core.windows.net/x", "abfs://container@account.dfs.core.windows.net/x"),
+        ("abfs://container:key==@account.dfs.core.windows.net/x", "abfs://***@account.dfs.core.windows.net/x"),
+        ("s3://b/day=?/x.csv", "s3://b/day=?/x.csv"),
+    ],
+)
+def test_shown(address, shown):
+    assert storage.shown(address) == shown
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="?\0"), min_size=4, max_size=40).map(lambda s: f"<{s}>"))
+def test_no_error_ever_holds_the_secret_of_an_address(secret):
+    address = f"s3://KEY:{secret}@bucket/x"
+    assert secret not in storage.shown(address)
+    for words in (f"Cannot parse URI: '{address}'", f"bad secret {secret} given", "ACCESS_DENIED", "NO_SUCH_BUCKET"):
+        assert secret not in str(storage.failure(address, OSError(words)))
+    with pytest.raises(UserError) as error:  # '<' is never taken as it stands
+        storage.resolve(address)
+    assert secret not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words", "told"),
+    [
+        ("s3://b/x", "AWS Error NETWORK_CONNECTION during HeadObject: curlCode: 6", "cannot be reached"),
+        ("s3://b/x", "AWS Error UNKNOWN (HTTP status 301) during HeadObject operation", "set AWS_DEFAULT_REGION"),
+        ("s3://b/x", "AWS Error SLOW_DOWN during GetObject operation", "busy; try again later"),
+        ("s3://b/x", "AWS Error UNKNOWN (HTTP status 503) during GetObject operation", "busy; try again later"),
+        ("s3://b/x", "AWS Error NO_SUCH_UPLOAD:\nodd", "cannot be used (AWS Error NO_SUCH_UPLOAD: odd)"),
+        ("gs://b/x", "Status(UNAVAILABLE: Could not create a OAuth2 access token …)", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs://b/x", "Status(UNAVAILABLE: PerformWork() - CURL error [7])", "cannot be reached"),
+        ("abfs://b@a.dfs.core.windows.net/x", "Failed to get token: AuthenticationException", "AZURE_CLIENT_SECRET"),
+    ],
+)
+def test_failures_of_object_stores(address, words, told, monkeypatch):
+    for name in ("AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CLIENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StorageError) as error, storage.failures(address):
+        raise pa.ArrowException(words)
+    assert str(error.value).startswith(f"{address}: ")
+    assert told in str(error.value)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rayclf.config import LoraConfig, ModelConfig
+from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.model.adapters import add_lora
@@ -207,7 +208,7 @@ def make_classifier(
         max_length=encoding.max_length,
         pad_token_id=tokenizer.pad_token_id,
         thresholds=list(thresholds or [0.5] * len(space)),
-        text_column="text",
+        reads=TextSource(text="text"),
         backbone=BackboneRef(
             id=str(source), revision=None, model_type=network.config.model_type, sha256=weight_hashes(source)
         ),

@@ -25,7 +25,7 @@ def info(artifact: Artifact, json: Json = False) -> None:
         "labels": f"{len(space)} ({space.problem_type}): {names}",
         "backbone": f"{about.backbone.id} ({about.backbone.model_type}), {about.pooling} pooling",
         "tuning": about.tuning,
-        "text": f"column {about.text_column}, at most {about.max_length} tokens, template {about.template!r}",
+        "text": f"{about.reads}, at most {about.max_length} tokens, template {about.template!r}",
         "created": about.created,
     }
     for name, value in facts.items():

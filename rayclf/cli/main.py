@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from rayclf.cli import demo, evaluate, export, info, predict, score, serve, train
+from rayclf.cli import data, demo, evaluate, export, info, predict, score, serve, train
 from rayclf.errors import RayclfError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     epilog="Begin with: rayclf demo. Exit codes: 0 done, 2 yours to mend (one line says how), 1 anything else.",
 )
 app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -15,12 +16,38 @@ Device = Annotated[str, typer.Option(help="PyTorch device; auto takes a GPU wher
 Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text; found when not given.")]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the labels; found when not given.")]
+TextPair = Annotated[str | None, typer.Option(help="Column of the second text, where two are classified together.")]
+Template = Annotated[str | None, typer.Option(help="Text from several columns: 'Title: {title}\\n{body}'.")]
+Messages = Annotated[str | None, typer.Option(help="Column of chat messages.")]
+Separator = Annotated[str | None, typer.Option(help="What parts several labels in one cell; | when not given.")]
+LabelsFile = Annotated[
+    str | None, typer.Option("--labels", help="File that declares the labels: TSV, JSON, YAML or SKOS.")
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, over the YAML; repeatable.")]
+YamlFile = Annotated[str | None, typer.Option("--config", help="YAML file.")]
+
+
+def collect(set_: list[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides of ``--set`` with those of the flags that were given laid over them."""
+    from rayclf.config import parse_override
+
+    return dict(map(parse_override, set_ or [])) | {path: value for path, value in flags.items() if value is not None}
+
+
+def ask_column(flag: str, candidates: tuple[str, ...]) -> str:
+    """Which of several columns is meant."""
+    answer = ""
+    while answer not in candidates:
+        answer = typer.prompt(f"Which column is the {flag[2:]}: {', '.join(candidates)}?")
+    return answer
 
 
 def check_there(*paths: str | None) -> None:
     """Raise DataError for a local file that is not there, before anything heavy is imported."""
     for path in paths:
-        if path is not None and "://" not in path and not os.path.exists(os.path.expanduser(path)):
+        if path is None or "://" in path or any(mark in path for mark in "*?["):
+            continue
+        if not os.path.exists(os.path.expanduser(path)):
             raise DataError(f"{path}: no such file or folder")
 
 

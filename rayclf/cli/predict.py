@@ -11,8 +11,9 @@ from rayclf.cli.options import Artifact, Device, Json, Precision, check_precisio
 
 def predict(
     artifact: Artifact,
-    texts: Annotated[list[str], typer.Argument(help="Texts to classify.", show_default=False)],
+    texts: Annotated[list[str], typer.Argument(help="Texts to classify; chat messages as JSON.", show_default=False)],
     top_k: Annotated[int, typer.Option(min=1, help="How many labels to show for each text.")] = 5,
+    pair: Annotated[bool, typer.Option("--pair", help="The texts come two by two, each two a pair.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -22,6 +23,8 @@ def predict(
     Example: rayclf predict runs/tickets "I was charged twice"
     """
     check_precision(precision)
+    if pair and len(texts) % 2:
+        raise typer.BadParameter(f"--pair takes an even number of texts, not {len(texts)}", param_hint="TEXTS")
     from dataclasses import asdict
 
     from rayclf.cli import show
@@ -31,11 +34,12 @@ def predict(
     import rayclf
 
     classifier = rayclf.Classifier.load(artifact, device=device, precision=precision)  # type: ignore[arg-type]  # checked
-    predictions = classifier.predict(texts)
+    predictions = classifier.predict(list(zip(texts[::2], texts[1::2], strict=True)) if pair else texts)
     if json:
         show.print_json([asdict(prediction) for prediction in predictions])
         return
-    for text, prediction in zip(texts, predictions, strict=True):
+    shown = [" | ".join(two) for two in zip(texts[::2], texts[1::2], strict=True)] if pair else texts
+    for text, prediction in zip(shown, predictions, strict=True):
         show.console.print(text, markup=False, style="italic")
         show.console.print(
             f"  [bold]{prediction.label}[/] {prediction.score:.4f}   labels: {', '.join(prediction.labels) or 'none'}"

@@ -8,6 +8,12 @@ import typer
 
 from rayclf.cli.options import Artifact, Precision, check_precision
 
+_EXAMPLES = {
+    "text": '"some text"',
+    "pair": '["one text", "another"]',
+    "messages": '[{"role": "user", "content": "some text"}]',
+}
+
 
 def serve(
     artifact: Artifact,
@@ -27,14 +33,16 @@ def serve(
 
     import rayclf
     from rayclf.cli import show
+    from rayclf.model.info import find_artifact, read_info
 
+    example = _EXAMPLES[read_info(find_artifact(artifact)).reads.form]
     with rayclf.serve(artifact, host=host, port=port, model=model, precision=precision) as server:  # type: ignore[arg-type]
         show.console.print(
             f"serving [bold]{server.model}[/] at {server.url}   (API page {server.url}/docs, Ctrl-C stops)",
             soft_wrap=True,
         )
         show.console.print(
-            f"curl {server.url}/v1/classify -H 'content-type: application/json' -d '{{\"inputs\": [\"some text\"]}}'",
+            f"curl {server.url}/v1/classify -H 'content-type: application/json' -d '{{\"inputs\": [{example}]}}'",
             markup=False,
             soft_wrap=True,
         )

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rayclf import storage
+from rayclf.data.dataset import DatasetRecord
+from rayclf.data.texts import TextSource
+from rayclf.data.weights import LabelCounts
 from rayclf.labels import LabelSpace
 
 console = Console(highlight=False)
@@ -37,26 +40,54 @@ def print_json(value: Any) -> None:
     print(json.dumps(storage.plain(value), indent=2, ensure_ascii=False))
 
 
+def as_json(value: Any) -> str:
+    """``value`` as JSON on one line."""
+    return json.dumps(storage.plain(value), ensure_ascii=False)
+
+
 def number(value: Any) -> str:
     """A metric in four digits, a dash where it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def labels_table(space: LabelSpace, parts: Mapping[str, pa.Table]) -> Table:
-    """How many rows of each part each label has; the first 20 labels."""
+def columns_line(reads: TextSource, label: str) -> str:
+    """What is read as text and as label, with rich's markup."""
+    kind, value = next((kind, value) for kind, value in reads.model_dump().items() if value and kind != "text_pair")
+    pair = f" with {escape(reads.text_pair)}" if reads.text_pair else ""
+    what = {"text": "text column", "template": "text by template", "messages": "chat messages in column"}[kind]
+    return f"{what} [bold]{escape(value)}[/]{pair}, label column [bold]{escape(label)}[/]"
+
+
+def labels_table(space: LabelSpace, parts: Mapping[str, LabelCounts]) -> Table:
+    """In how many rows of each part each label holds; the first 20 labels."""
     table = Table(title=f"{len(space)} label(s), {space.problem_type}", title_justify="left")
     table.add_column("label")
-    counts = {}
-    for part, rows in parts.items():
+    for part in parts:
         table.add_column(part, justify="right")
-        found = pc.value_counts(pc.list_flatten(rows["positive"].combine_chunks()))
-        counts[part] = {entry["values"]: entry["counts"] for entry in found.to_pylist()}
     for position, name in enumerate(space.names[:_MOST_LABELS]):
-        table.add_row(name, *(str(counts[part].get(position, 0)) for part in parts))
+        table.add_row(escape(name), *(str(counts.positive[position]) for counts in parts.values()))
     if len(space) > _MOST_LABELS:
         table.add_row(f"… {len(space) - _MOST_LABELS} more")
     table.add_section()
-    table.add_row("rows", *(str(rows.num_rows) for rows in parts.values()))
+    table.add_row("rows", *(str(counts.rows) for counts in parts.values()))
+    return table
+
+
+def dataset_summary(record: DatasetRecord) -> Table:
+    """Rows read, kept and set aside, with reasons; what rebalancing reached; rows of each part."""
+    table = Table(title="prepared", title_justify="left")
+    table.add_column("rows")
+    table.add_column("", justify="right")
+    table.add_row("read", str(record.read))
+    table.add_row("kept", str(record.kept))
+    table.add_row("quarantined", str(record.quarantined))
+    for reason, count in list(record.reasons.items())[:_MOST_LABELS]:
+        table.add_row(escape(f"  {reason}"), str(count))
+    table.add_section()
+    for name, part in record.parts.items():
+        table.add_row(name, str(part.rows))
+    for name, reached in list(record.rebalanced.items())[:_MOST_LABELS]:
+        table.add_row(escape(f"  {name}"), ", ".join(f"{key} {value:g}" for key, value in reached.items()))
     return table
 
 
@@ -124,7 +155,7 @@ class TrainView(ProgressView):
         """Show one event."""
         kind = event["kind"]
         if kind == "data":
-            console.print(f"text column [bold]{event['text']}[/], label column [bold]{event['label']}[/]")
+            console.print(columns_line(event["reads"], event["label"]))
             console.print(labels_table(event["space"], event["parts"]))
         elif kind == "start":
             self._steps = event["steps"]
@@ -139,3 +170,26 @@ class TrainView(ProgressView):
             names = ("accuracy", "f1_macro", "log_loss")
             told = "  ".join(f"{_HEADLINES[name]} {number(event[name])}" for name in names)
             console.print(f"epoch {event['epoch']}  {event['part']}: {told}")
+
+
+class PrepareView(ProgressView):
+    """Shows the events of :func:`rayclf.prepare`, and lets the user stop before anything is written."""
+
+    def __init__(self, *, confirm: bool, quiet: bool) -> None:
+        super().__init__("writing")
+        self._confirm, self._quiet = confirm, quiet
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        if self._quiet:
+            return
+        if event["kind"] == "plan":
+            plan = event["plan"]
+            console.print(columns_line(plan.found.extract.reads, plan.found.extract.label))
+            console.print(labels_table(plan.found.space, {name: plan.counts(name) for name in plan.names}))
+            if self._confirm:
+                self._bar.stop()
+                typer.confirm("Write it?", default=True, abort=True)
+                self._bar.start()
+        else:
+            self.update(event["done"], event["of"], "rows")

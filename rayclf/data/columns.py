@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayclf.config import DataConfig
+from rayclf.data.texts import TextSource
 from rayclf.errors import AmbiguousColumn, DataError
 
 # The forms that published data sets and hosted platforms use; a pair decides both columns at once.
@@ -24,36 +26,58 @@ TEXT_NAMES = (
     "body",
     "review",
 )
+CHAT_NAMES = ("messages", "conversation", "conversations")
 LABEL_NAMES = (
     "label", "labels", "completion", "expected_output", "category", "categories", "class", "target", "intent", "topic",
-    "topics", "tag", "tags", "subject", "sentiment", "coarse_label",
+    "topics", "tag", "tags", "subject", "sentiment", "coarse_label", "emotion", "emotions",
 )  # fmt: skip
 _NUMBER = r"^\s*([-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)?\s*$"  # or blank, as CSV writes null
 _SAMPLE = 10_000
 
 
-def find_columns(table: pa.Table, place: str, text: str | None = None, label: str | None = None) -> tuple[str, str]:
-    """The names of the text and the label column of a table of ``string`` columns.
+def find_columns(
+    table: pa.Table, place: str, config: DataConfig, prefer: TextSource | None = None
+) -> tuple[TextSource, str]:
+    """What to read as text, and the label column, of a table of ``string`` columns: the first rows of an input.
 
-    Given names are checked, missing ones found. Raises DataError for a name that is not there or a text column of
-    numbers, AmbiguousColumn when several columns would do.
+    What ``config`` names is checked, the rest found; ``prefer`` is taken as the text where the table has its columns
+    and ``config`` names none. Raises DataError for a name that is not there or a text column of numbers,
+    AmbiguousColumn when several columns would do.
     """
     names = table.column_names
-    for flag, name in (("--text", text), ("--label", label)):
-        if name is not None and name not in names:
+    reads, label = _configured(config), config.label
+    if reads is None and prefer is not None and set(prefer.columns) <= set(names):
+        reads = prefer
+    given = [("--label", label)] if label else []
+    if reads is not None:
+        given += [(reads.flag, name) for name in reads.columns]
+    for flag, name in given:
+        if name not in names:
             raise DataError(f"{place}: no column '{name}'; {flag} must name one of: {', '.join(names)}")
-    if text is None and label is None:
+    if reads is None and label is None:
         pairs = [pair for pair in PAIRS if set(pair) <= set(names)]
         if len(pairs) == 1:  # of several none is taken, so that the choice is asked for below
-            text, label = pairs[0]
-    if text is None:
-        text = find_text(table, place, exclude=(label,) if label else ())
+            reads, label = TextSource(text=pairs[0][0]), pairs[0][1]
+    if reads is None:
+        chat = [name for name in names if name.lower() in CHAT_NAMES]
+        if len(chat) == 1 and not any(name.lower() in TEXT_NAMES for name in names):
+            reads = TextSource(messages=chat[0])
+        else:
+            reads = TextSource(text=find_text(table, place, exclude=(label,) if label else ()))
     if label is None:
-        label = _find_label(table, place, text)
-    if text == label:
-        raise DataError(f"{place}: column '{text}' cannot be both the text and the label; set --text and --label")
-    check_text(table, place, text)
-    return text, label
+        label = find_label(table, place, exclude=reads.columns)
+    if label in reads.columns:
+        raise DataError(
+            f"{place}: column '{label}' cannot be both the text and the label; set {reads.flag} and --label"
+        )
+    if reads.text is not None:
+        check_text(table, place, reads.text)
+    return reads, label
+
+
+def _configured(config: DataConfig) -> TextSource | None:
+    given = {name: getattr(config, name) for name in ("text", "text_pair", "template", "messages")}
+    return TextSource(**given) if any(given.values()) else None
 
 
 def find_text(table: pa.Table, place: str, exclude: Sequence[str] = ()) -> str:
@@ -72,10 +96,12 @@ def find_text(table: pa.Table, place: str, exclude: Sequence[str] = ()) -> str:
     )
 
 
-def _find_label(table: pa.Table, place: str, text: str) -> str:
-    others = [name for name in table.column_names if name != text]
+def find_label(table: pa.Table, place: str, exclude: Sequence[str] = ()) -> str:
+    """The one column that can hold the labels; see :func:`find_columns` for what it raises."""
+    others = [name for name in table.column_names if name not in exclude]
     if not others:
-        raise DataError(f"{place}: no column besides '{text}' to hold the labels")
+        read = ", ".join(f"'{name}'" for name in exclude)
+        raise DataError(f"{place}: no column besides {read} to hold the labels")
     known = [name for name in others if name.lower() in LABEL_NAMES]
     if not known:
         # A label repeats: a column in which nearly every value is another one is an id or a second text.
@@ -89,6 +115,24 @@ def _find_label(table: pa.Table, place: str, text: str) -> str:
     raise AmbiguousColumn(
         f"{place}: several columns could be the label: {', '.join(known)}; choose one with --label", "--label", known
     )
+
+
+def likely_separator(column: pa.ChunkedArray) -> str | None:
+    """``;`` or ``,`` where the cells of a label column look like several short names parted by it, else None.
+
+    They do when a fifth of the cells hold the mark and the names between the marks repeat more than the cells do.
+    """
+    cells = [cell for cell in pc.drop_null(column.slice(0, _SAMPLE)).to_pylist() if cell.strip()]
+    if any(cell.lstrip()[:1] in ("{", "[") or "|" in cell for cell in cells):
+        return None
+    for mark in (";", ","):
+        parts = [part.strip() for cell in cells for part in cell.split(mark)]
+        several = sum(mark in cell for cell in cells)
+        short = all(parts) and max((len(part.split()) for part in parts), default=9) <= 6
+        repeat = len(set(parts)) * len(cells) < len(set(cells)) * len(parts)
+        if short and repeat and 5 * several >= len(cells):
+            return mark
+    return None
 
 
 def check_text(table: pa.Table, place: str, name: str) -> None:

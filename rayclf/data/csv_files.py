@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
-from rayclf.data.reading import Values, check_names, open_text, string_table
+from rayclf.data.reading import Rejects, Values, check_names, open_text, string_table, unpacked_name
 from rayclf.errors import DataError
 
 csv.field_size_limit(2**31 - 1)  # a field may be a whole book; the default of 128 KiB refuses it
@@ -24,26 +24,30 @@ _LOOSE_SEAM = re.compile(r'"\s*(,[^\n]*)?\r?\n\s*"')  # one row's end and the ne
 _HEAD = 1000  # lines that show how a file is quoted
 
 
-def csv_batches(place: str, rows: int) -> Iterator[pa.Table]:
+def csv_batches(
+    place: str, rows: int, wanted: Collection[str] | None = None, rejects: Rejects | None = None
+) -> Iterator[pa.Table]:
     """The file as tables of at most ``rows`` rows; raises DataError that names the line of broken syntax."""
-    with open_text(place) as text:
+    lenient = rejects is not None
+    with open_text(place, lenient=lenient) as text:
         head = list(islice(text, _HEAD))
     if not "".join(head).strip():
         raise DataError(f"{place}: the file is empty")
-    with open_text(place) as text:
+    with open_text(place, lenient=lenient) as text:
         if any(_LOOSE.search(line) for line in head):
             records = _loose_records(text, place)
         else:
             mark = _delimiter(place, next(line for line in head if line.strip("\r\n")))
             reader = csv.reader(text, delimiter=mark, skipinitialspace=_is_spaced("".join(head), mark), strict=True)
-            records = _strict_records(reader, place)
-        names = [name.strip() for name in next(records)]
+            records = _strict_records(reader, place, rejects)
+        names = [str(name).strip() for name in next(records)]
         check_names(names, place)
-        yield from _batched(records, names, rows, place)
+        kept = [i for i, name in enumerate(names) if wanted is None or name in wanted]
+        yield from _batched(records, {names[i]: i for i in kept}, rows, place, rejects)
 
 
 def _delimiter(place: str, header: str) -> str:
-    if place.lower().removesuffix(".gz").endswith(".tsv"):
+    if unpacked_name(place).endswith(".tsv"):
         return "\t"
     return max(",;\t", key=lambda mark: (header.count(mark), mark == ","))
 
@@ -54,8 +58,8 @@ def _is_spaced(head: str, mark: str) -> bool:
     return bool(re.search(rf'[{mark}] +"', re.sub(quoted, "", head)))
 
 
-def _strict_records(reader: Any, place: str) -> Iterator[list[str]]:
-    width = None
+def _strict_records(reader: Any, place: str, rejects: Rejects | None) -> Iterator[Sequence[str | None]]:
+    width = row = 0
     while True:
         line = reader.line_num + 1  # of the row's start: an open quote shows only lines later
         try:
@@ -68,11 +72,17 @@ def _strict_records(reader: Any, place: str) -> Iterator[list[str]]:
             continue  # a blank line
         width = width or len(record)
         if len(record) != width:
-            raise DataError(f"{place}: line {line}: {len(record)} fields where the header has {width}")
-        yield record
+            reason = f"line {line}: {len(record)} fields where the header has {width}"
+            if rejects is None:
+                raise DataError(f"{place}: {reason}")
+            rejects[row] = reason
+            yield [None] * width
+        else:
+            yield record
+        row += 1  # the header is row 0
 
 
-def _loose_records(text: io.TextIOWrapper, place: str) -> Iterator[list[str]]:
+def _loose_records(text: io.TextIOWrapper, place: str) -> Iterator[Sequence[str | None]]:
     """Rows of text and JSON. A text may hold commas, quotes and, where it is quoted, line breaks."""
     line = text.readline()
     header = next(csv.reader([line], skipinitialspace=True))
@@ -101,13 +111,15 @@ def _loose_records(text: io.TextIOWrapper, place: str) -> Iterator[list[str]]:
         )
 
 
-def _batched(records: Iterator[list[str]], names: list[str], rows: int, place: str) -> Iterator[pa.Table]:
+def _batched(
+    records: Iterator[Sequence[str | None]], names: Mapping[str, int], rows: int, place: str, rejects: Rejects | None
+) -> Iterator[pa.Table]:
     done = 0
-    batch: list[list[str]] = []
+    batch: list[Sequence[str | None]] = []
 
     def table() -> pa.Table:
-        columns: dict[str, Values] = {name: [record[i] for record in batch] for i, name in enumerate(names)}
-        return string_table(columns, place, done + 1)
+        columns: dict[str, Values] = {name: [record[i] for record in batch] for name, i in names.items()}
+        return string_table(columns, place, done + 1, rejects)
 
     for record in records:
         batch.append(record)

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSONL and Parquet files, also gzipped, to Arrow tables.
+"""CSV, TSV, JSONL and Parquet files, also packed by gzip or zstandard, to Arrow tables.
 
 For training every column becomes text, so that the same data reads the same from any format: numbers and booleans
 as they are written, nested values as JSON, null kept apart from empty. Syntax errors name the file and line.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from rayclf import storage
 from rayclf.data.csv_files import csv_batches
-from rayclf.data.reading import Values, check_names, open_text, string_table
+from rayclf.data.reading import PACKED, Rejects, Values, check_names, open_text, string_table, unpacked_name
 from rayclf.errors import DataError
 
 EXTENSIONS = {
@@ -32,17 +32,27 @@ EXTENSIONS = {
 
 def format_of(path: str | os.PathLike[str]) -> str:
     """``csv``, ``jsonl`` or ``parquet`` by the file's name; raises DataError for another."""
-    name = os.fspath(path).lower().removesuffix(".gz")
+    name = unpacked_name(os.fspath(path))
     for extension, form in EXTENSIONS.items():
         if name.endswith(extension):
             return form
-    raise DataError(f"{os.fspath(path)}: unknown file type; use one of {', '.join(EXTENSIONS)}, each also with .gz")
+    raise DataError(
+        f"{os.fspath(path)}: unknown file type; use one of {', '.join(EXTENSIONS)}, each also with {', '.join(PACKED)}"
+    )
 
 
-def read_batches(path: str | os.PathLike[str], rows: int = 65536) -> Iterator[pa.Table]:
-    """The file as tables of at most ``rows`` rows, every column ``string``, in file order.
+def read_batches(
+    path: str | os.PathLike[str],
+    rows: int = 65536,
+    columns: Collection[str] | None = None,
+    rejects: Rejects | None = None,
+    *,
+    may_be_empty: bool = False,
+) -> Iterator[pa.Table]:
+    """The file as tables of at most ``rows`` rows, every column ``string``, in file order; only ``columns`` if given.
 
-    Raises DataError for a missing or empty file, an unknown type, duplicate column names, and broken syntax.
+    Raises DataError for a missing file, one without rows unless it ``may_be_empty``, an unknown type, duplicate column
+    names, and broken syntax. With ``rejects``, a row that alone is broken is noted there and is a row of nulls.
     """
     place = os.fspath(path)
     form = format_of(place)
@@ -51,10 +61,10 @@ def read_batches(path: str | os.PathLike[str], rows: int = 65536) -> Iterator[pa
         raise DataError(f"{place}: {'is a folder, not a file' if found == 'folder' else 'no such file'}")
     reader = {"csv": csv_batches, "jsonl": _jsonl_batches, "parquet": _parquet_batches}[form]
     empty = True
-    for table in reader(place, rows):
+    for table in reader(place, rows, columns, rejects):
         empty = empty and table.num_rows == 0
         yield table
-    if empty:
+    if empty and not may_be_empty:
         raise DataError(f"{place}: holds no rows")
 
 
@@ -66,14 +76,23 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
 # --- JSONL ------------------------------------------------------------------------------------------------------
 
 
-def _jsonl_batches(place: str, rows: int) -> Iterator[pa.Table]:
-    columns: dict[str, Values] = {}
+def _jsonl_batches(
+    place: str, rows: int, wanted: Collection[str] | None = None, rejects: Rejects | None = None
+) -> Iterator[pa.Table]:
+    columns: dict[str, Values] = {name: [] for name in wanted or ()}
     done = count = 0
-    with open_text(place, newline="\n") as text:
+    with open_text(place, newline="\n", lenient=rejects is not None) as text:
         for number, line in enumerate(text, start=1):
             if not line.strip():
                 continue
-            for name, value in _json_object(line, place, number).items():
+            try:
+                found = _json_object(line, wanted)
+            except DataError as error:
+                if rejects is None:
+                    raise DataError(f"{place}: line {number}: {error}") from None
+                rejects[done + count + 1] = f"line {number}: {error}"
+                found = {}
+            for name, value in found.items():
                 if name not in columns:
                     columns[name] = [None] * count
                 columns[name].append(value)
@@ -82,29 +101,30 @@ def _jsonl_batches(place: str, rows: int) -> Iterator[pa.Table]:
                 if len(values) < count:
                     values.append(None)
             if count == rows:
-                yield string_table(columns, place, done + 1)
+                yield string_table(columns, place, done + 1, rejects)
                 done, count = done + count, 0
                 columns = {name: [] for name in columns}
-    yield string_table(columns, place, done + 1)
+    if count or not done:
+        yield string_table(columns, place, done + 1, rejects)
 
 
-def _json_object(line: str, place: str, number: int) -> dict[str, str | None]:
+def _json_object(line: str, wanted: Collection[str] | None) -> dict[str, str | None]:
     try:
-        value = json.loads(line, object_pairs_hook=lambda pairs: _unique(pairs, place, number))
+        value = json.loads(line, object_pairs_hook=_unique)
         if isinstance(value, dict) and value:
-            return {name: _as_text(item) for name, item in value.items()}
+            return {name: _as_text(item) for name, item in value.items() if wanted is None or name in wanted}
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply or a number too long"
-        raise DataError(f"{place}: line {number}: broken JSON ({reason})") from None
-    raise DataError(f'{place}: line {number}: must be a JSON object such as {{"text": …}}')
+        raise DataError(f"broken JSON ({reason})") from None
+    raise DataError('must be a JSON object such as {"text": …}')
 
 
-def _unique(pairs: list[tuple[str, Any]], place: str, number: int) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{place}: line {number}: the name '{twice}' stands twice in one JSON object")
+        raise DataError(f"the name '{twice}' stands twice in one JSON object")
     return value
 
 
@@ -135,13 +155,44 @@ def open_parquet(path: str | os.PathLike[str]) -> pq.ParquetFile:
     return file
 
 
-def _parquet_batches(place: str, rows: int) -> Iterator[pa.Table]:
+def _parquet_batches(
+    place: str, rows: int, wanted: Collection[str] | None = None, rejects: Rejects | None = None
+) -> Iterator[pa.Table]:
+    done = 0
     with open_parquet(place) as file:
+        names = [name for name in file.schema_arrow.names if wanted is None or name in wanted]
         try:
-            for batch in file.iter_batches(batch_size=rows):
-                yield pa.table({name: text_column(batch.column(name)) for name in batch.schema.names})
+            for batch in file.iter_batches(batch_size=rows, columns=names):
+                columns = {}
+                for name in names:
+                    column = batch.column(name)
+                    if rejects is not None and _is_binary(column.type):
+                        column = _reject_bytes(column, name, done + 1, rejects)
+                    columns[name] = text_column(column)
+                yield pa.table(columns)
+                done += batch.num_rows
         except _PARQUET_ERRORS as error:
             raise DataError(f"{place}: damaged Parquet file ({_reason(error)})") from None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string,
+                                       pa.types.is_large_string))  # fmt: skip
+
+
+def _reject_bytes(column: pa.Array, name: str, first_row: int, rejects: Rejects) -> pa.Array:
+    """The column as ``string`` with nulls where bytes are not UTF-8, which Parquet readers do not check."""
+    try:
+        return column.cast(pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        values: list[str | None] = []
+        for position, value in enumerate(column.cast(pa.binary()).to_pylist()):
+            try:
+                values.append(None if value is None else value.decode())
+            except UnicodeDecodeError:
+                values.append(None)
+                rejects[first_row + position] = f"column '{name}': not valid Unicode (UTF-8)"
+        return pa.array(values, pa.string())
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,52 +15,84 @@ from rayclf import storage
 from rayclf.errors import DataError
 
 Values = list[str | None]
+_BUFFER = 2**20  # bytes of one request: an object store answers each in many milliseconds
+PACKED = (".gz", ".zst", ".zstd")
+
+
+class Rejects(dict[int, str]):
+    """Rows of a file, counted from 1, that cannot be read, and why. Each stays in its table as a row of nulls."""
+
+
+def unpacked_name(name: str) -> str:
+    """A file's name in lower case without the ending of its compression."""
+    name = name.lower()
+    return next((name.removesuffix(ending) for ending in PACKED if name.endswith(ending)), name)
 
 
 @contextmanager
 def open_binary(place: str) -> Iterator[Any]:
-    """The bytes of a file, unpacked if it is gzipped; raises DataError when it cannot be read or is cut short."""
+    """The bytes of a file, unpacked if it is gzipped or zstandard; raises DataError if unreadable or cut short."""
     filesystem, inner = storage.resolve(place)
+    name = place.lower()
     try:
-        source = filesystem.open_input_file(inner)
+        with filesystem.open_input_stream(inner, compression=None, buffer_size=_BUFFER) as raw:
+            if name.endswith(".gz"):
+                with gzip.open(raw) as unpacked:
+                    yield unpacked
+            elif name.endswith(PACKED):
+                with pa.CompressedInputStream(raw, "zstd") as unpacked:
+                    yield unpacked
+            else:
+                yield raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{place}: not a whole gzip file ({error})") from None
     except OSError as error:
-        raise DataError(f"{place}: cannot be read ({error})") from None
-    with source as raw:
-        if not place.lower().endswith(".gz"):
-            yield raw
-            return
-        with gzip.open(raw) as unpacked:
-            try:
-                yield unpacked
-            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise DataError(f"{place}: not a whole gzip file ({error})") from None
+        if name.endswith((".zst", ".zstd")) and ("://" not in place or "zstd" in str(error).lower()):
+            raise DataError(f"{place}: not a whole zstandard file ({error})") from None
+        raise storage.failure(place, error) from None
 
 
 @contextmanager
-def open_text(place: str, newline: str = "") -> Iterator[io.TextIOWrapper]:
-    """The text of a file, unpacked if it is gzipped, without a byte order mark; raises DataError if not UTF-8."""
+def open_text(place: str, newline: str = "", *, lenient: bool = False) -> Iterator[io.TextIOWrapper]:
+    """The text of a file, unpacked, without a byte order mark; raises DataError if not UTF-8.
+
+    ``lenient`` lets bytes that are not UTF-8 through as lone surrogates, for :func:`string_table` to reject their rows.
+    """
     with open_binary(place) as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
+        errors = "surrogateescape" if lenient else "strict"
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors=errors, newline=newline)
         try:
             yield text
         except UnicodeDecodeError as error:
             raise DataError(f"{place}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
 
 
-def string_table(columns: dict[str, Values], place: str, first_row: int) -> pa.Table:
-    """A table of ``string`` columns; raises DataError for a lone surrogate, naming row and column."""
+def string_table(columns: dict[str, Values], place: str, first_row: int, rejects: Rejects | None = None) -> pa.Table:
+    """A table of ``string`` columns.
+
+    A row with a lone surrogate, which is not valid Unicode, goes to ``rejects``, or raises DataError without.
+    """
     try:
         return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     except UnicodeEncodeError:
-        name = next((i for i in [_surrogate(tuple(columns))] if i is not None), None)
-        if name is not None:
-            raise DataError(f"{place}: column name {list(columns)[name]!a}: not valid Unicode") from None
-        bad = next(i for v in zip(*columns.values(), strict=True) for i in [_surrogate(v)] if i is not None)
-        row = next(i for i, v in enumerate(zip(*columns.values(), strict=True)) if _surrogate(v) is not None)
-        raise DataError(f"{place}: row {first_row + row}, column '{list(columns)[bad]}': not valid Unicode") from None
+        names = list(columns)
+        if (name := _surrogate(names)) is not None:
+            raise DataError(
+                f"{place}: column name {names[name]!a}: not valid Unicode; convert the file to UTF-8"
+            ) from None
+        for position, values in enumerate(zip(*columns.values(), strict=True)):
+            if (bad := _surrogate(values)) is not None:
+                if rejects is None:
+                    raise DataError(
+                        f"{place}: row {first_row + position}, column '{names[bad]}': not valid Unicode"
+                    ) from None
+                rejects[first_row + position] = f"column '{names[bad]}': not valid Unicode (UTF-8)"
+                for column in columns.values():
+                    column[position] = None
+        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
-def _surrogate(values: tuple[str | None, ...]) -> int | None:
+def _surrogate(values: Collection[str | None]) -> int | None:
     return next((i for i, v in enumerate(values) if v and any("\ud800" <= c <= "\udfff" for c in v)), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from ray.train import DataConfig
 from torch import Tensor
 
+from rayclf.data.dataset import Dataset
 from rayclf.data.tokens import Encoding, TokenBatch, tokenize_rows
 from rayclf.labels import dense_targets
 
@@ -22,20 +24,30 @@ _BLOCK_ROWS = 2048
 _SHUFFLE_ROWS = 32_768  # tokenized rows of 100 tokens: 13 MB
 
 
-def training_stream(rows: pa.Table, encoding: Encoding, workers: int, seed: int) -> ray.data.Dataset:
-    """A dataset of ``row`` (its number in ``rows``), ``input_ids``, ``positive`` and ``unknown``.
+def training_stream(dataset: Dataset, encoding: Encoding, workers: int) -> ray.data.Dataset:
+    """The training part as a dataset of ``row`` (its number in the part), ``input_ids``, ``positive`` and ``unknown``.
 
-    Rows are mixed once here, so that a file sorted by label does not give each worker its own labels; each epoch mixes
-    them again in a window (see :func:`epoch_batches`). Tokenizing runs in Ray tasks while training goes on.
+    Rows were mixed when they were written, so each worker gets all labels; each epoch mixes them again in a window
+    (see :func:`epoch_batches`). Reading and tokenizing run in Ray tasks while training goes on.
     """
-    order = np.random.default_rng(seed).permutation(rows.num_rows)
-    table = rows.select(["text", "positive", "unknown"]).append_column("row", pa.array(np.arange(rows.num_rows)))
-    table = table.take(pa.array(order)).combine_chunks()
-    count = workers * math.ceil(rows.num_rows / (workers * _BLOCK_ROWS))
-    bounds = np.linspace(0, rows.num_rows, count + 1).astype(int)
-    blocks = [table.slice(start, stop - start) for start, stop in pairwise(bounds) if stop > start]
-    dataset = ray.data.from_arrow(blocks)
-    return dataset.map_batches(tokenize_rows, batch_size=None, batch_format="pyarrow", fn_kwargs={"encoding": encoding})
+    rows = dataset.rows["train"]
+    count = workers * math.ceil(rows / (workers * _BLOCK_ROWS))
+    bounds = [round(rows * i / count) for i in range(count + 1)]
+    slices = [{"start": start, "stop": stop} for start, stop in pairwise(bounds) if stop > start]
+    return ray.data.from_items(slices, override_num_blocks=len(slices)).map_batches(
+        _read_slice, batch_size=1, fn_kwargs={"folder": dataset.folder, "encoding": encoding}
+    )
+
+
+@lru_cache(maxsize=2)
+def _open(folder: str) -> Dataset:
+    return Dataset.open(folder)
+
+
+def _read_slice(batch: dict[str, Any], folder: str, encoding: Encoding) -> pa.Table:
+    start, stop = int(batch["start"][0]), int(batch["stop"][0])
+    rows = _open(folder).read("train", start, stop).drop_columns(["id"])
+    return tokenize_rows(rows.append_column("row", pa.array(np.arange(start, stop))), encoding)
 
 
 class EveryRow(DataConfig):  # type: ignore[misc]  # Ray's class is untyped

@@ -77,4 +77,4 @@ def _load_encoding(folder: Path, info: ArtifactInfo) -> Encoding:
         raise ArtifactError(
             f"{folder / TOKENIZER}: does not hold a tokenizer ({' '.join(str(error).split())[:200]})"
         ) from None
-    return Encoding(tokenizer_json, info.template, info.max_length)
+    return info.encoding(tokenizer_json)

@@ -20,8 +20,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rayclf.config import ModelConfig
+from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding
-from rayclf.errors import BackboneError
+from rayclf.errors import BackboneError, ConfigError
 from rayclf.labels import LabelSpace
 from rayclf.model.head import Head, HeadLayout, layout_of
 from rayclf.model.pooling import pad_right, pool
@@ -220,14 +221,43 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def text_encoding(tokenizer: PreTrainedTokenizerBase, config: Any, model: ModelConfig) -> Encoding:
-    """How texts become tokens for this backbone; ``max_length`` is lowered to what its positions allow."""
+def text_encoding(
+    tokenizer: PreTrainedTokenizerBase, config: Any, model: ModelConfig, reads: TextSource | None = None
+) -> Encoding:
+    """How texts become tokens for this backbone; ``max_length`` is lowered to what its positions allow.
+
+    ``reads`` says what the texts are: one column when unset. Raises BackboneError for chat messages without a chat
+    template, ConfigError for a template that does not fit pairs or leaves no room for the text.
+    """
     limits = [model.max_length, tokenizer.model_max_length]
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions:
         offset = config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PAD else 0
         limits.append(positions - offset)
-    return Encoding(tokenizer.backend_tokenizer.to_str(), model.template, int(min(limits)))
+    form = reads.form if reads else "text"
+    if form == "pair" and model.template != "{text}":
+        raise ConfigError("model.template: does not go with data.text_pair; write data.template over both columns")
+    if form == "pair" and tokenizer.num_special_tokens_to_add(True) <= tokenizer.num_special_tokens_to_add(False):
+        raise BackboneError(
+            "--text-pair: this backbone's tokenizer puts nothing between two texts; join them by --template, such as "
+            "'{premise}\\n{hypothesis}'"
+        )
+    length, tokenizer_json = int(min(limits)), tokenizer.backend_tokenizer.to_str()
+    bare = len(Encoding(tokenizer_json, model.template, 2**20)([""])[0])
+    if model.template != "{text}" and bare >= length:
+        raise ConfigError(
+            f"model.template: takes {bare} of the {length} tokens itself; shorten it or raise model.max_length"
+        )
+    if form != "messages":
+        return Encoding(tokenizer_json, model.template, length)
+    try:
+        chat_template = tokenizer.get_chat_template()
+    except ValueError:  # there is none, or several and no default
+        raise BackboneError(
+            "--backbone: its tokenizer has no chat template; choose a backbone with a chat template, or --template"
+        ) from None
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return Encoding(tokenizer_json, model.template, length, chat_template, special)
 
 
 def set_pad_token(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:

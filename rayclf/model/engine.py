@@ -6,14 +6,15 @@ Evaluation, scoring and serving all call :class:`Classifier`; nothing else turns
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from rayclf.data.tokens import Encoding, Ids
+from rayclf.data.texts import Form, messages_json
+from rayclf.data.tokens import Encoding, Ids, Text
 from rayclf.errors import ConfigError, DataError, ResourceError
 from rayclf.labels import Floats, LabelSpace, ProblemType
 from rayclf.model.artifact import load_artifact
@@ -22,6 +23,8 @@ from rayclf.model.info import ArtifactInfo, find_artifact
 from rayclf.model.packing import pad_batch, plan_batches
 
 Precision = Literal["auto", "fp32", "bf16"]
+Message = Mapping[str, Any]
+Input = str | tuple[str, str] | Mapping[str, str] | Sequence[Message]  # a text, a pair in two spellings, chat messages
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,23 @@ class Classifier:
         network.to(place).eval()
         return cls(network, encoding, info, precision=chosen, max_tokens=max_tokens)
 
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """Token ids of each text; raises DataError for what is not text."""
+    def encode(self, texts: Sequence[Input]) -> list[Ids]:
+        """Token ids of each input, which must be of the form that the classifier was trained on.
+
+        That is a string; or ``(text, text_pair)``, also as ``{"text": …, "text_pair": …}``; or a list of chat messages
+        ``{"role": …, "content": …}``, also as its JSON. Raises DataError for what is something else or empty.
+        """
         if isinstance(texts, str):
             raise DataError("texts must be a list of strings, not one string; put it in a list")
-        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
-        if wrong is not None:
-            raise DataError(f"text {wrong + 1} of {len(texts)} is empty or not a string")
-        return self.encoding(texts)
+        form, ready = self.info.reads.form, list[Text]()
+        for number, text in enumerate(texts, start=1):
+            try:
+                ready.append(_as_text(text, form))
+            except DataError as error:
+                raise DataError(f"text {number} of {len(texts)} {error}") from None
+        for position, problem in self.encoding.problems(ready).items():
+            raise DataError(f"text {position + 1} of {len(texts)}: {problem}")
+        return self.encoding(ready)
 
     def forward(self, ids: Sequence[Ids]) -> Floats:
         """Raw logits ``[n, K]`` in float32 of token ids, in their order; batches are planned by length."""
@@ -111,11 +123,11 @@ class Classifier:
             self.network.train(training)
         return result
 
-    def logits(self, texts: Sequence[str]) -> Floats:
+    def logits(self, texts: Sequence[Input]) -> Floats:
         """Raw logits ``[n, K]`` in float32, in the order of ``texts``; raises DataError for what is not text."""
         return self.forward(self.encode(texts))
 
-    def probabilities(self, texts: Sequence[str]) -> Floats:
+    def probabilities(self, texts: Sequence[Input]) -> Floats:
         """Probabilities ``[n, K]`` in float32: a softmax (multiclass) or a sigmoid each, after temperature."""
         return self.to_probabilities(self.logits(texts))
 
@@ -123,8 +135,8 @@ class Classifier:
         """Raw logits to probabilities, both ``[n, K]``."""
         return self.space.probabilities(logits / np.float32(self.info.temperature))
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Labels with their probabilities, one Prediction a text."""
+    def predict(self, texts: Sequence[Input]) -> list[Prediction]:
+        """Labels with their probabilities, one Prediction a text (or pair, or list of chat messages)."""
         return self.interpret(self.probabilities(texts))
 
     def interpret(self, probabilities: Floats) -> list[Prediction]:
@@ -140,6 +152,32 @@ class Classifier:
             held = [names[i] for i in np.flatnonzero(mask)]
             predictions.append(Prediction(label, score, held, dict(zip(names, row.tolist(), strict=True))))
         return predictions
+
+
+def _as_text(value: Any, form: Form) -> Text:
+    """One input as what the encoding takes; raises DataError that goes on after "text 3 of 5"."""
+    if form == "messages":
+        try:
+            return messages_json(value)
+        except DataError as error:
+            raise DataError(
+                f'must be a list of chat messages [{{"role": "user", "content": "…"}}, …]: {error}'
+            ) from None
+    if form == "pair":
+        if isinstance(value, Mapping) and value.keys() == {"text", "text_pair"}:
+            value = (value["text"], value["text_pair"])
+        if not isinstance(value, tuple | list) or len(value) != 2 or not all(map(_is_text, value)):
+            raise DataError("must be a pair of strings that are not empty: (text, text_pair)")
+        return value[0], value[1]
+    if isinstance(value, tuple | list | Mapping):
+        raise DataError("must be one string; this classifier reads neither pairs nor chat messages")
+    if not _is_text(value):
+        raise DataError("is empty or not a string")
+    return str(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def choose_device(name: str = "auto") -> torch.device:

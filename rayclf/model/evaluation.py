@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from rayclf.config import DataConfig
 from rayclf.data.rows import read_labelled
+from rayclf.data.tokens import row_texts
 from rayclf.labels import Floats, dense_targets
 from rayclf.metrics import MetricState
 from rayclf.model.engine import Classifier, Precision
@@ -28,7 +29,7 @@ def score_rows(classifier: Classifier, rows: pa.Table) -> Iterator[tuple[pa.Tabl
     """Canonical rows in windows of 1,024 with their probabilities."""
     for start in range(0, rows.num_rows, _WINDOW):
         window = rows.slice(start, _WINDOW).combine_chunks()
-        yield window, classifier.probabilities(window["text"].to_pylist())
+        yield window, classifier.probabilities(row_texts(window))
 
 
 def evaluate_rows(
@@ -59,12 +60,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """All metrics of an artifact on a labelled file (see :meth:`rayclf.metrics.MetricState.compute`).
 
-    The text column is ``text``, else the one the classifier was trained on, else found as in training. ``on_progress``
-    gets the rows done and in all. Raises DataError or LabelError for a file that does not fit, ArtifactError.
+    The text column is ``text``, else what the classifier was trained on is read, else one is found as in training.
+    ``on_progress`` gets the rows done and in all. Raises DataError or LabelError for a file that does not fit,
+    ArtifactError.
     """
     info = read_info(find_artifact(artifact))
     columns = DataConfig(text=text, label=label, separator=separator)
-    rows = read_labelled(data, columns, space=info.space, prefer=info.text_column).table
+    rows = read_labelled(data, columns, space=info.space, prefer=info.reads).table
     classifier = Classifier.load(artifact, device=device, precision=precision)
     done = 0
 

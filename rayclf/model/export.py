@@ -33,6 +33,8 @@ def export(artifact: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
     # As we read text. Transformers numbers positions from the start of a row, padding included, so that learned
     # positions need padding on the right.
     tokenizer.padding_side = tokenizer.truncation_side = "right"
+    # Both texts of a pair were read as one segment.
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     model = to_transformers(network)
     if network.is_decoder and encoding(["a"])[0][-1:].tolist() == [tokenizer.pad_token_id]:
         _add_pad_token(model, tokenizer)

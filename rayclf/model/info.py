@@ -15,10 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rayclf import storage
-from rayclf.errors import ArtifactError, LabelError
+from rayclf.data.texts import TextSource
+from rayclf.data.tokens import Encoding
+from rayclf.errors import ArtifactError, UserError
 from rayclf.labels import LabelSpace
 
 INFO = "rayclf.json"
@@ -51,7 +53,9 @@ class ArtifactInfo(BaseModel):
     pad_token_id: int = Field(ge=0)
     thresholds: list[float]
     temperature: float = Field(1.0, gt=0)
-    text_column: str
+    reads: TextSource
+    chat_template: str | None = None
+    special_tokens: dict[str, str] = {}
     backbone: BackboneRef
     metrics: dict[str, dict[str, Any]] = {}
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -62,6 +66,16 @@ class ArtifactInfo(BaseModel):
     def space(self) -> LabelSpace:
         """The label space."""
         return LabelSpace.from_json(self.label_space)
+
+    @model_validator(mode="after")
+    def _chat_has_a_template(self) -> ArtifactInfo:
+        if self.reads.form == "messages" and self.chat_template is None:
+            raise ValueError("reads chat messages and has no chat template")
+        return self
+
+    def encoding(self, tokenizer_json: str) -> Encoding:
+        """How this classifier makes tokens of texts, with the tokenizer that lies beside it."""
+        return Encoding(tokenizer_json, self.template, self.max_length, self.chat_template, self.special_tokens)
 
 
 def find_artifact(path: str | os.PathLike[str]) -> Path:
@@ -86,7 +100,7 @@ def read_info(folder: Path) -> ArtifactInfo:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{place}: damaged, or written by a later rayclf ({where}: {first['msg']})") from None
-    except (ValueError, KeyError, TypeError, OSError, LabelError) as error:
+    except (ValueError, KeyError, TypeError, OSError, UserError) as error:
         raise ArtifactError(f"{place}: damaged ({' '.join(str(error).split())[:200]})") from None
     return info
 

@@ -16,6 +16,7 @@ from rayclf import storage
 from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_cause
 from rayclf.data.columns import find_text
 from rayclf.data.formats import format_of, open_parquet, read_batches
+from rayclf.data.texts import TextSource
 from rayclf.errors import DataError
 from rayclf.model.info import find_artifact, read_info, verify
 from rayclf.scoring.manifest import FORMAT, Manifest
@@ -58,10 +59,12 @@ def score(
 ) -> ScoreSummary:
     """Score a file or a folder of files into a folder of Parquet files.
 
-    The text column is ``text``, else the one the classifier was trained on, else the one that can be it. All columns
-    are kept unless ``columns`` says which. The output has one row for each input row: the kept columns, ``id``,
-    ``label``, ``score``, ``labels``, ``probabilities`` (a list in label order, one column a label, or none), and
-    ``error`` where a row has no text to score. Calling it again finishes what is missing and rewrites nothing.
+    What the classifier was trained on is read: a column, a pair, a template's columns or chat messages. ``text`` names
+    another column for it (of a pair the first, of a template its rendered text); where the one column that it was
+    trained on is missing, the one that can be it is taken. All columns are kept unless ``columns`` says which. The
+    output has one row for each input row: the kept columns, ``id``, ``label``, ``score``, ``labels``,
+    ``probabilities`` (a list in label order, one column a label, or none), and ``error`` where a row has nothing that
+    can be scored. Calling it again finishes what is missing and rewrites nothing.
 
     ``replicas`` are the processes that score: one a GPU, else one a core, when unset. ``on_event`` gets
     ``{"kind": "plan", …}`` and then ``{"kind": "unit", "rows": done, "of": total, …}``. Raises UserError for what the
@@ -71,13 +74,13 @@ def score(
     info = read_info(folder)
     verify(folder, info)
     files = [look_at(path, name) for path, name in find_files(source).items()]
-    text = text or _text_column(files, info.text_column)
-    kept = _kept_columns(files, text, columns)
+    reads = info.reads.read_from(text) if text else _found(files, info.reads)
+    kept = _kept_columns(files, reads, columns)
     size = rows_a_unit(sum(file.rows for file in files))
     plan = {
         "format": FORMAT,
         "artifact": storage.sha256(folder / "rayclf.json"),  # which holds the hashes of all its files
-        "text": text,
+        "text": reads.model_dump(exclude_none=True),
         "columns": {field.name: str(field.type) for field in kept},
         "probabilities": probabilities,
         "precision": precision,
@@ -95,7 +98,7 @@ def score(
     if open_units:
         connect()
         count = _replicas(replicas, len(open_units))
-        job = _job(folder, manifest.output, text, kept, probabilities, precision, size, count)
+        job = _job(folder, manifest.output, reads, kept, probabilities, precision, size, count)
         with native_stderr_to(manifest.output / "_manifest" / "ray.log"):
             seconds, scored = _run(job, open_units, count, ready, total, on_event)
     totals = manifest.totals()
@@ -105,10 +108,10 @@ def score(
     )
 
 
-def _text_column(files: Sequence[InputFile], trained_on: str) -> str:
-    """The text column, by the first file; the others must have it too."""
+def _found(files: Sequence[InputFile], trained_on: TextSource) -> TextSource:
+    """What to read, by the first file; the others must have it too. In the place of one column another may be found."""
     first = files[0]
-    if trained_on in first.schema.names:
+    if trained_on.text is None or trained_on.text_pair is not None or trained_on.text in first.schema.names:
         return trained_on
     if format_of(first.path) == "parquet":
         with open_parquet(first.path) as file:
@@ -117,17 +120,21 @@ def _text_column(files: Sequence[InputFile], trained_on: str) -> str:
         sample = pa.Table.from_batches([batch]).select(strings)
     else:
         sample = next(read_batches(first.path, 1000))
-    return find_text(sample, first.path)
+    return TextSource(text=find_text(sample, first.path))
 
 
-def _kept_columns(files: Sequence[InputFile], text: str, columns: Sequence[str] | None) -> pa.Schema:
+def _kept_columns(files: Sequence[InputFile], reads: TextSource, columns: Sequence[str] | None) -> pa.Schema:
     """The input columns to keep, of one type each over all files, which the output needs to be one table."""
     for file in files:
-        if text not in file.schema.names:
-            raise DataError(f"{file.path}: no column '{text}'; --text must name one of: {', '.join(file.schema.names)}")
-        kind = file.schema.field(text).type
-        if not any(is_text(kind) for is_text in _TEXTUAL):
-            raise DataError(f"{file.path}: text column '{text}' holds {kind}, not text; choose another with --text")
+        reads.check(file.schema.names, file.path)
+        for name in reads.columns if reads.template is None else ():
+            kind = file.schema.field(name).type
+            chat = reads.form == "messages" and (pa.types.is_list(kind) or pa.types.is_large_list(kind))
+            if not chat and not any(is_text(kind) for is_text in _TEXTUAL):
+                what = "chat messages" if reads.form == "messages" else "text"
+                raise DataError(
+                    f"{file.path}: text column '{name}' holds {kind}, not {what}; choose another with --text"
+                )
     known: dict[str, tuple[InputFile, pa.Field]] = {}
     for file in files:
         for field in file.schema:
@@ -154,12 +161,19 @@ def _replicas(asked: int | None, units: int) -> int:
 
 
 def _job(
-    folder: Path, output: Path, text: str, kept: pa.Schema, layout: Layout, precision: str, size: int, count: int
+    folder: Path,
+    output: Path,
+    reads: TextSource,
+    kept: pa.Schema,
+    layout: Layout,
+    precision: str,
+    size: int,
+    count: int,
 ) -> ScoreJob:
     from rayclf.scoring.scorer import ScoreJob
 
     threads = max(1, cores() // count)
-    return ScoreJob(folder, output, text, kept, layout, precision, size, threads)  # type: ignore[arg-type]  # checked there
+    return ScoreJob(folder, output, reads, kept, layout, precision, size, threads)  # type: ignore[arg-type]  # checked there
 
 
 def _run(

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import torch
 
 from rayclf import storage
-from rayclf.data.rows import row_ids
+from rayclf.data.extract import row_ids
+from rayclf.data.texts import TextSource
+from rayclf.data.tokens import Text
 from rayclf.labels import Floats
 from rayclf.model.engine import Classifier, Precision
 from rayclf.scoring.manifest import Manifest
@@ -30,7 +32,7 @@ class ScoreJob:
 
     artifact: Path
     output: Path
-    text: str
+    reads: TextSource
     kept: pa.Schema
     probabilities: Layout
     precision: Precision
@@ -57,11 +59,10 @@ class UnitScorer:
         """Score one unit; returns its commit record: rows, errors, tokens, and when it began and ended."""
         began = time.time()
         table = read_unit(unit, self.job.rows_a_unit)
-        texts, errors = _texts(
-            table[self.job.text].to_pylist() if self.job.text in table.column_names else [None] * len(table)
-        )
+        texts, problems = readable(table, self.job.reads, self.classifier)
+        errors = [problems.get(position) for position in range(len(table))]
         good = [position for position, error in enumerate(errors) if error is None]
-        ids = self.classifier.encode([texts[position] for position in good])
+        ids = self.classifier.encoding([texts[position] for position in good])
         probabilities = self.classifier.to_probabilities(self.classifier.forward(ids))
         result = self._table(table, unit, good, probabilities, errors)
         with storage.write_whole(self.manifest.part(unit.name)) as file:
@@ -103,20 +104,21 @@ class UnitScorer:
         return pa.table(columns).replace_schema_metadata(labels)
 
 
-def _texts(values: list[Any]) -> tuple[list[str], list[str | None]]:
-    """Each value as text, and what is wrong with it or None."""
-    texts, errors = [], []
-    for value in values:
-        error = None
-        if isinstance(value, bytes):
-            try:
-                value = value.decode()
-            except UnicodeDecodeError:
-                error = "not UTF-8"
-        if value is None:
-            error = "no text"
-        elif error is None and not value.strip():
-            error = "empty text"
-        texts.append(value if error is None else "")
-        errors.append(error)
-    return texts, errors
+def readable(table: pa.Table, reads: TextSource, classifier: Classifier) -> tuple[list[Text], dict[int, str]]:
+    """What each row gives the classifier to read, and by position why a row gives nothing that can be read.
+
+    A column that this part of the input lacks (objects of JSON need not all have it) is one of nulls.
+    """
+    for name in reads.columns:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.string()))
+    rendered = reads.render(table)
+    problems = dict(rendered.problems)
+    texts: list[Text] = rendered.text.to_pylist()
+    if rendered.text_pair is not None:
+        texts = list(zip(rendered.text.to_pylist(), rendered.text_pair.to_pylist(), strict=True))
+    if reads.form == "messages":
+        good = [row for row in range(len(texts)) if row not in problems]
+        refused = classifier.encoding.problems([texts[row] for row in good])
+        problems |= {good[position]: reason for position, reason in refused.items()}
+    return texts, problems

@@ -9,22 +9,37 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from ray import serve
 
 import rayclf
+from rayclf.data.texts import Form
 from rayclf.data.tokens import Ids
+from rayclf.errors import DataError
 from rayclf.labels import Floats
-from rayclf.model.engine import Classifier, Precision
-from rayclf.serving.protocol import ClassifyRequest, ClassifyResponse, respond
+from rayclf.model.engine import Classifier, Input, Precision
+from rayclf.serving.protocol import ClassifyRequest, ClassifyResponse, error_line, plain_inputs, respond
 
 KEY_VARIABLE = "RAYCLF_API_KEY"
 _DIGEST_VARIABLE = "RAYCLF_API_KEY_SHA256"  # of the replica's own process
 _MOST_TEXTS, _WAIT_S = 64, 0.005
+_FIRST: dict[Form, Input] = {
+    "text": "ready",
+    "pair": ("ready", "ready"),
+    "messages": [{"role": "user", "content": "ready"}],
+}
 
 api = FastAPI(title="rayclf", version=rayclf.__version__, description="Text classification by a fine-tuned model.")
 _bearer = HTTPBearer(auto_error=False, description=f"The key in {KEY_VARIABLE}, where the server was given one.")
+
+
+@api.exception_handler(RequestValidationError)
+async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+    """What is wrong with a request, on one line."""
+    return JSONResponse({"detail": error_line(error.errors())}, 422)
 
 
 def digest(key: str) -> str:
@@ -52,12 +67,15 @@ class Endpoint:
         torch.set_num_threads(threads)
         self.classifier = Classifier.load(artifact, precision=precision)
         self.model = model
-        self.classifier.logits(["ready"])
+        self.classifier.logits([_FIRST[self.classifier.info.reads.form]])
 
     @api.post("/v1/classify", response_model_exclude_none=True, dependencies=[Depends(check_key)])
     async def classify(self, request: ClassifyRequest) -> ClassifyResponse:
         """Classify texts: the most probable label, the labels that hold, and a probability for each label."""
-        ids = await asyncio.to_thread(self.classifier.encode, request.inputs)
+        try:
+            ids = await asyncio.to_thread(self.classifier.encode, plain_inputs(request))
+        except DataError as error:  # a form that this classifier does not read, or refused by its chat template
+            raise HTTPException(422, f"inputs: {error}") from None
         logits = np.stack(await asyncio.gather(*(self._forward(row) for row in ids)))
         return respond(self.classifier, self.model, request, logits, [len(row) for row in ids])
 
@@ -75,6 +93,7 @@ class Endpoint:
             "model": self.model,
             **info.label_space,
             "thresholds": info.thresholds,
+            "input": info.reads.form,
             "max_length": info.max_length,
             "backbone": info.backbone.id,
             "metrics": metrics,

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from rayclf import storage
 from rayclf.cluster import connect, cores, root_cause
 from rayclf.config import Config
+from rayclf.data.dataset import Dataset
+from rayclf.data.weights import LabelWeights, label_weights
 from rayclf.labels import LabelSpace
 from rayclf.model.info import read_info, write_info
-from rayclf.training.plan import ModelPlan, count_workers, plan_model, prepare_rows, resolve_settings
+from rayclf.training.plan import ModelPlan, count_workers, find_data, plan_model, resolve_settings
 from rayclf.training.run import Run, check_place, create_run, now
 
 Event = dict[str, Any]
@@ -43,14 +43,14 @@ def train(
     """
     settings = resolve_settings(config, backbone, overrides)
     folder = check_place(output, settings.output.overwrite)
-    found, parts = prepare_rows(data, test, settings)
+    found = find_data(data, test, settings)
     on_event(
         {
             "kind": "data",
-            "text": found.text,
+            "reads": found.reads,
             "label": found.label,
             "space": found.space,
-            "parts": parts,
+            "parts": found.counts,
         }
     )
     plan = plan_model(settings, found)
@@ -63,7 +63,8 @@ def train(
             "resources": settings.resources.model_copy(update={"workers": workers}),
         }
     )
-    rows = {part: table.num_rows for part, table in parts.items()}
+    weights = label_weights(settings.train.class_weights, found.counts["train"], found.space)
+    rows = {part: counts.rows for part, counts in found.counts.items()}
     facts = {
         "data": os.fspath(data),
         "test": os.fspath(test) if test else None,
@@ -82,7 +83,8 @@ def train(
         }
     )
     try:
-        checkpoint = _fit(run, resolved, plan, parts, workers, on_event)
+        dataset = found.write(run.folder, settings, on_event)
+        checkpoint = _fit(run, resolved, plan, dataset, weights, workers, on_event)
         _finish(run, checkpoint)
     except BaseException as error:
         reason = "stopped" if isinstance(error, KeyboardInterrupt) else str(error)
@@ -96,7 +98,8 @@ def _fit(
     run: Run,
     config: Config,
     plan: ModelPlan,
-    parts: dict[str, pa.Table],
+    dataset: Dataset,
+    weights: LabelWeights | None,
     workers: int,
     on_event: Callable[[Event], None],
 ) -> Any:
@@ -116,8 +119,10 @@ def _fit(
         encoding=plan.encoding,
         info=plan.info.model_dump(),
         learning_rate=plan.learning_rate,
-        train_rows=parts["train"].num_rows,
-        held_out={part: ray.put(table) for part, table in parts.items() if part != "train"},
+        train_rows=dataset.rows["train"],
+        dataset=dataset.folder,
+        held_out=tuple(part for part in dataset.rows if part != "train"),
+        weights=weights,
         journal=journal,
         threads=config.resources.threads or max(1, cores() // workers),
     )
@@ -139,7 +144,7 @@ def _fit(
             ),
             failure_config=FailureConfig(max_failures=config.train.max_failures),
         ),
-        datasets={"train": training_stream(parts["train"], plan.encoding, workers, config.train.seed)},
+        datasets={"train": training_stream(dataset, plan.encoding, workers)},
         dataset_config=EveryRow(),
     )
     stop = threading.Event()

@@ -8,6 +8,7 @@ from typing import Any
 
 from rayclf.config import Config
 from rayclf.data.tokens import Encoding
+from rayclf.data.weights import LabelWeights
 from rayclf.labels import LabelSpace
 
 
@@ -15,8 +16,9 @@ from rayclf.labels import LabelSpace
 class Job:
     """One training job; travels by pickle inside one cluster.
 
-    ``info`` is the artifact's description in JSON form, ``held_out`` maps a part's name (``validation``, ``test``) to
-    a reference of its canonical rows, ``journal`` is the actor that writes the run folder.
+    ``info`` is the artifact's description in JSON form, ``dataset`` the folder of the prepared data set and
+    ``held_out`` its parts besides ``train``, ``journal`` the actor that writes the run folder. ``weights`` weigh the
+    labels in the training loss; metrics are never weighted.
     """
 
     config: Config
@@ -25,9 +27,11 @@ class Job:
     info: Mapping[str, Any]
     learning_rate: float
     train_rows: int
-    held_out: Mapping[str, Any]
+    dataset: str
+    held_out: tuple[str, ...]
     journal: Any
     threads: int
+    weights: LabelWeights | None = None
 
     @property
     def steps_per_epoch(self) -> int:

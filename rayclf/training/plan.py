@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from rayclf import storage
 from rayclf.cluster import require_cpus
 from rayclf.config import Config, load_config
-from rayclf.data.rows import LabelledRows, read_labelled
-from rayclf.data.split import stratified_split
+from rayclf.data.dataset import RECORD, Dataset, is_dataset
+from rayclf.data.prepare import Plan, plan_parts, survey_test, write_dataset
+from rayclf.data.survey import Survey
+from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding
+from rayclf.data.weights import LabelCounts
 from rayclf.errors import ConfigError, ResourceError
-from rayclf.labels import ProblemType
+from rayclf.labels import LabelSpace, ProblemType
 from rayclf.metrics import METRICS
 from rayclf.model.info import ArtifactInfo, BackboneRef
 
@@ -39,22 +41,43 @@ def resolve_settings(
     return settings
 
 
-def prepare_rows(
-    data: str | os.PathLike[str], test: str | os.PathLike[str] | None, settings: Config
-) -> tuple[LabelledRows, dict[str, pa.Table]]:
-    """The labelled rows of ``data`` and their parts: ``train``, and ``validation`` and ``test`` if they have rows."""
-    found = read_labelled(data, settings.data, problem_type=settings.labels.problem_type)
-    shares = {"validation": settings.data.validation}
-    given = {}
-    if test is None:
-        shares = {"test": settings.data.test, **shares}
-    else:
-        columns = settings.data.model_copy(update={"text": found.text, "label": found.label})
-        given["test"] = read_labelled(test, columns, space=found.space).table
-    if sum(shares.values()) >= 1:
-        raise ConfigError("data.test and data.validation: leave no rows to train on; lower them")
-    parts = stratified_split(found.table, {part: share for part, share in shares.items() if share}, settings.train.seed)
-    return found, parts | given
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on, before a byte is written: a data set prepared earlier, or the plan of one."""
+
+    source: Dataset | Plan
+    test: Survey | None
+    space: LabelSpace
+    reads: TextSource
+    label: str
+    counts: Mapping[str, LabelCounts]
+
+    def write(self, folder: Path, settings: Config, on_event: Callable[[dict[str, Any]], None]) -> Dataset:
+        """The data set that workers read: the earlier one, whose record is copied into ``folder``, or one written there
+        now."""
+        if isinstance(self.source, Plan):
+            return write_dataset(folder, self.source, settings, test=self.test, on_event=on_event)
+        storage.write_json(folder / RECORD, self.source.record.model_dump())
+        return self.source
+
+
+def find_data(data: str | os.PathLike[str], test: str | os.PathLike[str] | None, settings: Config) -> TrainingData:
+    """Look at what is to be trained on; raises UserError for data that cannot be used."""
+    if is_dataset(data):
+        if test is not None:
+            raise ConfigError("--test: prepared data has its parts already; give --test to rayclf data prepare")
+        dataset = Dataset.open(data)
+        record = dataset.record
+        counts = {part: dataset.counts(part) for part in record.parts}
+        return TrainingData(dataset, None, dataset.space, record.reads, record.label, counts)
+    plan = plan_parts(data, settings, held_out=test is None)
+    found = plan.found
+    given = survey_test(test, found, settings) if test is not None else None
+    counts = {part: plan.counts(part) for part in plan.names}
+    if given is not None:
+        counts["test"] = LabelCounts(len(given.kept), *given.label_counts(given.usable))
+    assert found.extract.label is not None
+    return TrainingData(plan, given, found.space, found.extract.reads, found.extract.label, counts)
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ class ModelPlan:
     parameters: int
 
 
-def plan_model(settings: Config, found: LabelledRows) -> ModelPlan:
+def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
     """Look at the backbone without its weights: what it is, how to tune it, how to read text for it."""
     from rayclf.model.backbone import DEFAULT_BACKBONE, describe, fetch, load_tokenizer, text_encoding, weight_hashes
     from rayclf.training.optimizer import default_learning_rate
@@ -76,7 +99,7 @@ def plan_model(settings: Config, found: LabelledRows) -> ModelPlan:
     source = fetch(model.backbone, model.revision)
     about = describe(source)
     tokenizer = load_tokenizer(source)
-    encoding = text_encoding(tokenizer, about.config, model)
+    encoding = text_encoding(tokenizer, about.config, model, found.reads)
     tuning = model.method if model.method != "auto" else "lora" if about.layout.pooling == "last" else "full"
     local = Path(model.backbone).expanduser() if model.backbone else None
     name = str(local.resolve()) if local and local.is_dir() else model.backbone or DEFAULT_BACKBONE
@@ -90,7 +113,9 @@ def plan_model(settings: Config, found: LabelledRows) -> ModelPlan:
         pad_token_id=tokenizer.pad_token_id,
         thresholds=[threshold] * len(space),
         temperature=1.0,
-        text_column=found.text,
+        reads=found.reads,
+        chat_template=encoding.chat_template,
+        special_tokens=dict(encoding.special_tokens),
         backbone=BackboneRef(
             id=name, revision=model.revision, model_type=about.config.model_type, sha256=weight_hashes(source)
         ),

@@ -3,6 +3,10 @@
 The loss is the mean over the known targets of the whole global batch: every micro-batch on every worker adds its sum
 divided by the global count, and gradients are summed. So padding, unknown targets, uneven shards, a short last batch
 and the number of workers change nothing about the result (a mean of means, as in averaging each micro-batch, would).
+
+Label weights keep that law, and mean what they mean in PyTorch: cross-entropy is divided by the global sum of the rows'
+weights (``CrossEntropyLoss(weight=…)``), binary cross-entropy by the count of known targets, whatever they weigh
+(``BCEWithLogitsLoss(pos_weight=…)``).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayclf.data.tokens import TokenBatch
+from rayclf.data.weights import LabelWeights
 from rayclf.labels import ProblemType
 from rayclf.model.packing import pad_batch, plan_batches
 
@@ -31,9 +36,22 @@ class MicroBatch:
     targets: Tensor
 
 
+@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth value
+class TargetWeights:
+    """:class:`LabelWeights` on the device that trains: the weight of a 1 and of a 0 of each label, float32 ``[K]``."""
+
+    positive: Tensor
+    negative: Tensor
+
+    @classmethod
+    def on(cls, device: torch.device, weights: LabelWeights) -> TargetWeights:
+        """The weights, copied to a device."""
+        return cls(torch.tensor(weights.positive, device=device), torch.tensor(weights.negative, device=device))
+
+
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss of the global batch, the gradient norm before clipping, and how many rows and tokens it had."""
+    """Mean loss of the global batch, weighted where labels are; the gradient norm before clipping; rows and tokens."""
 
     loss: float
     grad_norm: float
@@ -50,18 +68,27 @@ def micro_batches(batch: TokenBatch, max_tokens: int, pad_token_id: int) -> list
     ]
 
 
-def loss_sum(logits: Tensor, targets: Tensor, problem_type: ProblemType) -> Tensor:
-    """Summed loss of ``[n, K]`` logits: cross-entropy a row, or binary cross-entropy a known target."""
+def loss_sum(
+    logits: Tensor, targets: Tensor, problem_type: ProblemType, weights: TargetWeights | None = None
+) -> Tensor:
+    """Summed loss of ``[n, K]`` logits: cross-entropy a row, or binary cross-entropy a known target; each weighted."""
     if problem_type is ProblemType.MULTICLASS:
-        return F.cross_entropy(logits, targets.argmax(dim=1), reduction="sum")
+        weight = weights.positive if weights else None
+        return F.cross_entropy(logits, targets.argmax(dim=1), weight=weight, reduction="sum")
     known = ~targets.isnan()
     losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
+    if weights:
+        losses = losses * torch.where(targets == 1, weights.positive, weights.negative)
     return (losses * known).sum()
 
 
-def loss_terms(targets: Tensor, problem_type: ProblemType) -> int:
-    """How many terms :func:`loss_sum` adds up."""
-    return len(targets) if problem_type is ProblemType.MULTICLASS else int((~targets.isnan()).sum())
+def loss_terms(targets: Tensor, problem_type: ProblemType, weights: TargetWeights | None = None) -> float:
+    """What the sum of :func:`loss_sum` is divided by for its mean: the rows, their weights, or the known targets."""
+    if problem_type is not ProblemType.MULTICLASS:
+        return float((~targets.isnan()).sum())
+    if weights is None:
+        return float(len(targets))
+    return float(weights.positive[targets.argmax(dim=1).to(weights.positive.device)].sum())
 
 
 def train_step(
@@ -73,6 +100,7 @@ def train_step(
     device: torch.device,
     max_grad_norm: float,
     bf16: bool = False,
+    weights: TargetWeights | None = None,
 ) -> StepResult | None:
     """Forward, backward, sum over workers, clip, update. None when no worker has a row left.
 
@@ -80,7 +108,7 @@ def train_step(
     """
     counts = torch.tensor(
         [
-            float(sum(loss_terms(m.targets, problem_type) for m in micros)),
+            float(sum(loss_terms(m.targets, problem_type, weights) for m in micros)),
             float(sum(len(m.targets) for m in micros)),
             float(sum(int(m.attention_mask.sum()) for m in micros)),
         ],
@@ -96,8 +124,9 @@ def train_step(
     for micro in micros:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(micro.input_ids.to(device), micro.attention_mask.to(device))
-        loss = loss_sum(logits, micro.targets.to(device), problem_type) / max(terms, 1.0)
-        loss.backward()
+        # Not max(terms, 1): weights may add up to less than 1. They add up to 0 where every target is unknown.
+        loss = loss_sum(logits, micro.targets.to(device), problem_type, weights) / (terms or 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's method is untyped
         total += loss.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter in parameters:

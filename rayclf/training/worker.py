@@ -19,6 +19,7 @@ import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from rayclf.cluster import quiet_data
+from rayclf.data.dataset import Dataset
 from rayclf.data.stream import epoch_batches
 from rayclf.data.tokens import TokenBatch
 from rayclf.errors import RayclfError
@@ -32,7 +33,7 @@ from rayclf.model.info import ArtifactInfo
 from rayclf.training.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
 from rayclf.training.job import Job
 from rayclf.training.optimizer import make_optimizer, rate_at
-from rayclf.training.step import all_sum, micro_batches, train_step
+from rayclf.training.step import TargetWeights, all_sum, micro_batches, train_step
 
 
 class Worker:
@@ -48,6 +49,7 @@ class Worker:
         self.device = ray.train.torch.get_device()
         torch.set_num_threads(job.threads)
         self.precision = choose_precision(self.config.precision, self.device)
+        self.weights = TargetWeights.on(self.device, job.weights) if job.weights else None
         self.progress = Progress()
         self.network, self.tokenizer = self._load()
         self.optimizer = make_optimizer(self.network, job.learning_rate, self.config.weight_decay)
@@ -126,6 +128,7 @@ class Worker:
             device=self.device,
             max_grad_norm=config.max_grad_norm,
             bf16=self.precision == "bf16",
+            weights=self.weights,
         )
         if result is None:
             return None
@@ -150,7 +153,7 @@ class Worker:
         """Metrics of a held-out part, each worker doing its share of the rows; None when there is no such part."""
         if part not in self.job.held_out:
             return None
-        rows: pa.Table = ray.get(self.job.held_out[part])
+        rows = Dataset.open(self.job.dataset).read(part)
         mine = rows.take(pa.array(np.arange(self.rank, rows.num_rows, self.world)))
         state, probabilities = evaluate_rows(classifier, mine)
         if self.world > 1:

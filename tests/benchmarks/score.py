@@ -38,7 +38,8 @@ def main() -> None:
     args = parser.parse_args()
     info = read_info(find_artifact(args.artifact))
     table = read_table(args.rows)
-    text = info.text_column if info.text_column in table.column_names else find_text(table, args.rows)
+    known = info.reads.text in table.column_names
+    text = info.reads.text if known else find_text(table, args.rows)
     texts = table[text].to_pylist()
     names = info.space.names
     torch.set_num_threads(cores())

@@ -6,13 +6,21 @@ import pickle
 import pyarrow as pa
 import pytest
 
-from rayclf.data.columns import find_columns, find_text
-from rayclf.errors import AmbiguousColumn, DataError
+from rayclf.config import DataConfig
+from rayclf.data import columns as finders
+from rayclf.data.columns import find_text, likely_separator
+from rayclf.data.texts import TextSource
+from rayclf.errors import AmbiguousColumn, ConfigError, DataError
 
 WORDS = ["a text of some words", "another text of words", "and a third one here", "a fourth text at last"]
 OTHER = ["other words are in here", "which make a text also", "as long as the first", "or even longer than it"]
 CLASSES = ["x", "y", "x", "y"]
 NUMBERS = ["1", "2.5", "-3", "4e5"]
+
+
+def find_columns(table, place, text=None, label=None, **config):
+    reads, label = finders.find_columns(table, place, DataConfig(text=text, label=label, **config))
+    return reads.text, label
 
 
 def table(**columns):
@@ -99,3 +107,46 @@ def test_refused_columns(columns, given, words):
 def test_text_alone():
     assert find_text(table(tweet=WORDS, kind=NUMBERS), "x.csv") == "tweet"
     assert find_text(table(tweet=WORDS, text=OTHER), "x.csv", exclude=["text"]) == "tweet"
+
+
+def test_templates_pairs_and_chats():
+    found = table(title=WORDS, body=OTHER, kind=CLASSES)
+    config = DataConfig(template="{title}: {body}")
+    assert finders.find_columns(found, "x.csv", config) == (TextSource(template="{title}: {body}"), "kind")
+    pair = DataConfig(text="title", text_pair="body")
+    assert finders.find_columns(found, "x.csv", pair) == (TextSource(text="title", text_pair="body"), "kind")
+    chat = table(messages=["[]"] * 4, label=CLASSES)
+    assert finders.find_columns(chat, "x.csv", DataConfig()) == (TextSource(messages="messages"), "label")
+    with pytest.raises(ConfigError, match="exactly one of data.text"):
+        finders.find_columns(found, "x.csv", DataConfig(text="title", template="{body}"))
+    with pytest.raises(ConfigError, match=r"data\.text"):
+        finders.find_columns(found, "x.csv", DataConfig(text_pair="body"))
+    with pytest.raises(DataError, match=r"no column 'lead'; --template must name one of: title, body, kind"):
+        finders.find_columns(found, "x.csv", DataConfig(template="{lead}"))
+    with pytest.raises(DataError, match="cannot be both"):
+        finders.find_columns(found, "x.csv", DataConfig(template="{kind}", label="kind"))
+
+
+def test_what_is_preferred_gives_way_to_what_is_configured():
+    found = table(text=WORDS, body=OTHER, label=CLASSES)
+    prefer = TextSource(text="body")
+    assert finders.find_columns(found, "x.csv", DataConfig(), prefer)[0] == prefer
+    assert finders.find_columns(found, "x.csv", DataConfig(text="text"), prefer)[0].text == "text"
+    assert finders.find_columns(found, "x.csv", DataConfig(), TextSource(text="gone"))[0].text == "text"
+
+
+@pytest.mark.parametrize(
+    ("cells", "mark"),
+    [
+        (["a;b", "b", "a", "c;a"], ";"),
+        (["a, b", "b", "a", "a,b,c", "c"], ","),
+        (["a|b;c", "b"], None),
+        (["a", "b", "c"], None),
+        (["well, this is one long sentence, and so on without an end"] * 2, None),
+        (["Smith, John", "Miller, Ann", "Brown, Sue"], None),  # names that never repeat
+        (['["a", "b"]', '["a"]'], None),
+        (["", None], None),
+    ],
+)
+def test_likely_separators(cells, mark):
+    assert likely_separator(pa.chunked_array([pa.array(cells, pa.string())])) == mark

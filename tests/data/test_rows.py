@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rayclf.config import DataConfig
-from rayclf.data.rows import checked_texts, read_labelled, row_ids
+from rayclf.data.extract import row_ids
+from rayclf.data.rows import read_labelled
+from rayclf.data.texts import TextSource
 from rayclf.errors import AmbiguousColumn, DataError, LabelError, UserError
 from rayclf.labels import LabelSpace, ProblemType, dense_targets
 
@@ -94,7 +96,7 @@ def rows_of(text, label, cells):
 )
 def test_every_format_gives_the_same_rows(read, form, names, cells, kind, labels, expected):
     found = read(f"x.{form}", encoded(form, rows_of(*names, cells)))
-    assert (found.text, found.label) == names
+    assert (found.reads.text, found.label) == names
     assert (found.space.problem_type, found.space.names) == (kind, labels)
     assert found.table["text"].to_pylist() == TEXTS
     assert found.table["id"].to_pylist() == [f"x.{form}#{row}" for row in range(1, 5)]
@@ -118,7 +120,7 @@ def test_the_loose_form_is_the_same_as_the_proper_one(read):
     assert loose.table.equals(proper.table)
     assert loose.space.problem_type is MULTICLASS
     flags = read("x.csv", 'input, expected_output\n"a, text", 1\n"another", 0\n')
-    assert (flags.text, flags.label, flags.space.names) == ("input", "expected_output", ("positive",))
+    assert (flags.reads.text, flags.label, flags.space.names) == ("input", "expected_output", ("positive",))
     assert targets(flags) == [[1], [0]]
 
 
@@ -188,7 +190,7 @@ def test_empty_texts_name_the_row(read, form):
 def test_null_texts_name_the_row(read):
     rows = [{"text": "a", "label": "x"}, {"text": None, "label": "y"}]
     for form in ("jsonl", "parquet"):
-        with pytest.raises(DataError, match=r"x.*: row 2, column 'text': empty text$"):
+        with pytest.raises(DataError, match=r"x.*: row 2, column 'text': no text$"):
             read(f"x.{form}", encoded(form, rows))
 
 
@@ -211,7 +213,7 @@ def test_bad_completions(read, form, cells, error, words):
 
 
 def test_completions_of_mixed_forms(read):
-    with pytest.raises(DataError, match="row 2, column 'completion': is a object where row 1 has a value"):
+    with pytest.raises(DataError, match="row 2, column 'completion': is a object where most rows have a value"):
         read("x.jsonl", encoded("jsonl", rows_of("prompt", "completion", [1, {"A": 1}, 0, 1])))
 
 
@@ -236,7 +238,9 @@ def test_columns_by_config(read):
         read("x.csv", encoded("csv", [{**row, "text": "x y", "content": "z"} for row in rows]))
     found = read("x.csv", encoded("csv", rows), DataConfig(text="two", label="kind"))
     assert found.table["text"].to_pylist() == [row["two"] for row in rows]
-    assert read("x.csv", encoded("csv", rows), DataConfig(label="kind"), prefer="one").text == "one"
+    assert (
+        read("x.csv", encoded("csv", rows), DataConfig(label="kind"), prefer=TextSource(text="one")).reads.text == "one"
+    )
     found = read("x.csv", "text,tags\na b,x;y\nc d,y\n", DataConfig(separator=";"))
     assert found.space.names == ("x", "y")
 
@@ -258,11 +262,6 @@ def test_given_ids_are_kept_and_missing_ones_made():
 )
 def test_ids_of_any_type(ids):
     assert row_ids(pa.table({"id": ids}), "x.parquet").to_pylist() == ["1", "2"]
-
-
-def test_checked_texts():
-    table = pa.table({"text": ["a", " b "]})
-    assert checked_texts(table, "x", "text").to_pylist() == ["a", " b "]
 
 
 # --- properties -------------------------------------------------------------------------------------------------

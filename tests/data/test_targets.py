@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayclf.data.targets import encode, infer_space, read_label_column
+from rayclf.data.targets import encode_rows, infer_space, read_label_column
 from rayclf.errors import DataError, LabelError, UserError
 from rayclf.labels import LabelSpace, ProblemType, dense_targets
 
@@ -26,7 +26,7 @@ def read(cells, name="label", problem_type=None, space=None):
     """The problem type, the names, and the targets a row."""
     parsed = column(cells, name)
     space = space or infer_space(parsed, problem_type)
-    dense = dense_targets(*encode(parsed, space), len(space))
+    dense = dense_targets(*encode_rows(parsed, space), len(space))
     return space.problem_type, space.names, [[None if v != v else int(v) for v in row] for row in dense.tolist()]
 
 

@@ -1,14 +1,17 @@
 """Texts to token ids."""
 # tests are told by their names
 
+import json
 import pickle
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from tiny import DECODERS, ENCODERS, TEXTS, decoder_tokenizer, encoder_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from rayclf.data.tokens import Encoding, tokenize_rows
+from rayclf.data.tokens import Encoding, row_texts, tokenize_rows
+from rayclf.errors import DataError
 
 VOCABULARY = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3, "a": 4, "b": 5, "c": 6, "is": 7, "this": 8}
 
@@ -71,3 +74,100 @@ def test_tokenize_rows(tokenizer):
     assert empty.num_rows == 0
     sliced = tokenize_rows(table.slice(1), encoding)
     assert sliced["input_ids"].to_pylist() == [[1, 6, 2]]
+
+
+# --- what stands after the text -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+@pytest.mark.parametrize("suffix", ["\nenergy of a cell", " ", "energy?"])
+def test_what_follows_the_text_survives_truncation(name, suffix):
+    made = decoder_tokenizer(ends=name == "phi") if name in DECODERS else encoder_tokenizer(name)
+    tokenizer = made.backend_tokenizer
+    glued = name in ("bert", "distilbert") and not suffix[0].isspace()  # one unknown word with the end of the text
+    for text in [*TEXTS, "a cell \U0001f600 " * 9, "x"]:
+        whole = ids(Encoding(tokenizer.to_str(), "Text: {text}" + suffix, 10_000), text)[0]
+        for length in (24, 30, 90):
+            cut = ids(Encoding(tokenizer.to_str(), "Text: {text}" + suffix, length), text)[0]
+            assert len(cut) == min(length, len(whole))
+            split = next((i for i, (a, b) in enumerate(zip(cut, whole, strict=False)) if a != b), len(cut))
+            assert cut == whole[:split] + whole[len(whole) - (len(cut) - split) :]  # something in the middle went
+            if not glued:
+                assert tokenizer.decode(cut).replace(" ", "").endswith(suffix.strip().replace(" ", ""))
+
+
+def test_a_template_that_fills_all_does_not_grow(tokenizer):
+    assert ids(Encoding(tokenizer.to_str(), "{text} a b c", 3), "is is") == [[4, 5, 6]]
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair_tokenizer(tokenizer):
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return tokenizer
+
+
+def test_pairs_by_the_tokenizers_own_template(pair_tokenizer):
+    encoding = Encoding(pair_tokenizer.to_str(), "{text}", 8)
+    assert ids(encoding, ("a b", "c"), "a") == [[1, 4, 5, 2, 6, 2], [1, 4, 2]]
+    assert ids(encoding, ("a", "b c b c b c b c")) == [[1, 4, 2, 5, 6, 5, 6, 2]]
+    assert ids(encoding, ("a b c a b c", "b")) == [[1, 4, 5, 6, 4, 2, 5, 2]]
+    cut = ids(encoding, ("a a a a a a", "b b b b b b"))[0]
+    assert len(cut) == 8
+    assert min(cut.count(4), cut.count(5)) == 2  # longest first: neither is lost
+
+
+def test_rows_of_pairs(pair_tokenizer):
+    encoding = Encoding(pair_tokenizer.to_str(), "{text}", 8)
+    table = pa.table({"id": ["x", "y"], "text": ["a b", "c"], "text_pair": ["c", "a"]})
+    found = tokenize_rows(table, encoding)
+    assert found.column_names == ["id", "input_ids"]
+    assert found["input_ids"].to_pylist() == ids(encoding, *row_texts(table)) == [[1, 4, 5, 2, 6, 2], [1, 6, 2, 4, 2]]
+
+
+# --- chat -----------------------------------------------------------------------------------------------------------
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def chat(*contents, role="user"):
+    return json.dumps([{"role": role, "content": content} for content in contents])
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_chat_is_rendered_as_transformers_does(name):
+    made = decoder_tokenizer(ends=True) if name == "llama" else encoder_tokenizer(name)
+    made.bos_token, made.eos_token = made.bos_token or made.cls_token, made.eos_token or made.sep_token
+    special = {key: token for key, token in made.special_tokens_map.items() if isinstance(token, str)}
+    made.chat_template = CHAT_TEMPLATE
+    encoding = Encoding(made.backend_tokenizer.to_str(), "{text}", 40, CHAT_TEMPLATE, special)
+    for texts in (["A cell"], ["the court", "Interest rates \u00e9"], ["the contract " * 40]):
+        expected = made.apply_chat_template(json.loads(chat(*texts)), tokenize=True, return_dict=False)
+        assert ids(encoding, chat(*texts))[0] == expected[:40]
+    assert pickle.loads(pickle.dumps(encoding)) == encoding
+
+
+def test_what_a_chat_template_refuses_is_told(tokenizer):
+    encoding = Encoding(tokenizer.to_str(), "{text}", 40, CHAT_TEMPLATE, {"bos_token": "a"})
+    texts = [chat("a"), chat("b", role="system")]
+    assert encoding.problems(texts) == {1: "the backbone's chat template refuses the messages (no system role)"}
+    with pytest.raises(DataError, match="no system role"):
+        encoding(texts)
+    assert Encoding(tokenizer.to_str(), "{text}", 40).problems(["a"]) == {}
+    empty = Encoding(tokenizer.to_str(), "{text}", 40, " ")
+    assert "empty text" in empty.problems([chat("a")])[0]
+
+
+def test_chat_templates_run_in_a_sandbox_on_a_fixed_day(tokenizer):
+    escape = Encoding(tokenizer.to_str(), "{text}", 40, "{{ messages.__class__.__mro__ }}")
+    assert "refuses" in escape.problems([chat("a")])[0]
+    dated = Encoding(tokenizer.to_str(), "{text}", 40, "{{ strftime_now('%d %b %Y') }}")
+    assert dated.render_chat(chat("a")) == "26 Jul 2024"

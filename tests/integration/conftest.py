@@ -50,8 +50,8 @@ def decoder_overrides() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def few_messages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """101 of the demo's messages: with some held out, an odd number is left to train on."""
-    lines = data_file("support.jsonl").read_text().splitlines()[:101]
+    """102 of the demo's messages: with some held out, an odd number is left to train on."""
+    lines = data_file("support.jsonl").read_text().splitlines()[:102]
     file = tmp_path_factory.mktemp("data") / "few.jsonl"
     file.write_text("\n".join(lines) + "\n")
     assert all(json.loads(line) for line in lines)

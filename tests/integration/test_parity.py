@@ -71,14 +71,12 @@ def test_endpoint(run: rayclf.Run, rows: tuple[list[str], np.ndarray]) -> None:
     close([[result["probabilities"][name] for name in names] for result in answer["results"]], expected)
 
 
-def test_evaluation_while_training(encoder_run: rayclf.Run, tmp_path: Path) -> None:
+def test_evaluation_while_training(encoder_run: rayclf.Run) -> None:
     """The metrics of the best epoch, measured on the live model, are those of the artifact on the same rows."""
     from rayclf.model.evaluation import evaluate_rows
-    from rayclf.training.plan import prepare_rows
 
-    config = rayclf.load_config(encoder_run.folder / "config.yaml")
-    _, parts = prepare_rows(encoder_run.status["data"], None, config)
-    state, _ = evaluate_rows(rayclf.Classifier.load(encoder_run.artifact, precision="fp32"), parts["validation"])
+    rows = rayclf.Dataset.open(encoder_run.folder).read("validation")
+    state, _ = evaluate_rows(rayclf.Classifier.load(encoder_run.artifact, precision="fp32"), rows)
     measured, told = state.compute(), encoder_run.metrics["validation"]
     assert measured["log_loss"] == pytest.approx(told["log_loss"], abs=TOLERANCE)
     assert measured["f1_macro"] == pytest.approx(told["f1_macro"])

@@ -59,7 +59,7 @@ def test_the_artifact_is_the_best_epoch(encoder_run: rayclf.Run) -> None:
     by_epoch = [event for event in encoder_run.events if event.get("part") == "validation"]
     assert len(by_epoch) == 6
     assert encoder_run.metrics["validation"]["f1_macro"] == max(event["f1_macro"] for event in by_epoch)
-    assert len(list((encoder_run.folder / "checkpoints").glob("checkpoint_*"))) <= 2  # the best, and the latest
+    assert len(list((encoder_run.folder / "checkpoints").glob("checkpoint_*/"))) <= 2  # the best, and the latest
 
 
 def test_the_same_seed_gives_the_same_losses(

@@ -13,7 +13,8 @@ from tiny import DECODERS, END, Made, decoder_tokenizer, write_backbone
 from transformers import AutoModelForSequenceClassification, CanineTokenizer
 
 from rayclf.config import ModelConfig
-from rayclf.errors import BackboneError
+from rayclf.data.texts import TextSource
+from rayclf.errors import BackboneError, ConfigError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.model import backbone as module
 from rayclf.model.backbone import (
@@ -329,3 +330,22 @@ def test_max_length_is_lowered_to_the_tokenizers(backbone: Backbone) -> None:
     tokenizer = load_tokenizer(backbone("bert"))
     tokenizer.model_max_length = 20
     assert text_encoding(tokenizer, describe(backbone("bert")).config, ModelConfig()).max_length == 20
+
+
+def test_chat_needs_a_chat_template(backbone: Callable[[str], Path]) -> None:
+    tokenizer, config = load_tokenizer(backbone("llama")), describe(backbone("llama")).config
+    reads = TextSource(messages="m")
+    with pytest.raises(BackboneError, match="choose a backbone with a chat template, or --template"):
+        text_encoding(tokenizer, config, ModelConfig(), reads)
+    tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}"
+    encoding = text_encoding(tokenizer, config, ModelConfig(), reads)
+    assert encoding.render_chat('[{"role": "user", "content": "a"}]') == f"{tokenizer.bos_token}a"
+    assert text_encoding(tokenizer, config, ModelConfig()).chat_template is None
+
+
+def test_templates_that_do_not_fit_are_refused(backbone: Callable[[str], Path]) -> None:
+    tokenizer, config = load_tokenizer(backbone("bert")), describe(backbone("bert")).config
+    with pytest.raises(ConfigError, match="model.template: does not go with data.text_pair"):
+        text_encoding(tokenizer, config, ModelConfig(template="x {text}"), TextSource(text="a", text_pair="b"))
+    with pytest.raises(ConfigError, match=r"model.template: takes \d+ of the 8 tokens itself"):
+        text_encoding(tokenizer, config, ModelConfig(template="a cell " * 9 + "{text}", max_length=8))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from tiny import END, TEXTS, Made, make_classifier, write_backbone
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from rayclf.data.texts import TextSource
 from rayclf.errors import ConfigError, DataError, ResourceError
 from rayclf.labels import ProblemType
 from rayclf.model.engine import Classifier, choose_device, choose_precision
@@ -121,6 +123,59 @@ def test_template_is_what_the_model_reads(make: Make) -> None:
     with_template = replace(made.encoding, template=template)
     got = Classifier(made.network, with_template, made.info).logits(["A cell {x}!"])
     np.testing.assert_allclose(got, made.classifier.logits(["Text: A cell {x}!\nTopic:"]), atol=1e-6)
+
+
+# --- pairs and chat --------------------------------------------------------------------------------------------------
+
+PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
+CHAT = [{"role": "user", "content": "A cell!"}, {"role": "assistant", "content": "energy"}]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.fixture(params=["bert", "llama"])
+def pairs(make: Make, request: pytest.FixtureRequest) -> Made:
+    return make(request.param, reads=TextSource(text="premise", text_pair="hypothesis"))
+
+
+def test_a_pair_is_the_same_in_every_spelling_and_after_a_reload(pairs: Made, tmp_path: Any) -> None:
+    expected = pairs.classifier.probabilities(PAIRS)
+    assert np.ptp(expected, axis=0).max() > 0.01
+    spelt = [{"text": first, "text_pair": second} for first, second in PAIRS]
+    loaded = Classifier.load(pairs.save(tmp_path / "a"), device="cpu")
+    for got in (loaded.probabilities(PAIRS), loaded.probabilities(spelt), loaded.probabilities([[*p] for p in PAIRS])):  # type: ignore[arg-type]
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    swapped = pairs.classifier.probabilities([(second, first) for first, second in PAIRS])
+    assert np.abs(swapped - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("wrong", ["text", ("a",), ("a", ""), ("a", None), {"text": "a"}, ["a", "b", "c"], None])
+def test_a_classifier_of_pairs_wants_pairs(pairs: Made, wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"^text 2 of 2 must be a pair"):
+        pairs.classifier.predict([("a", "b"), wrong])
+
+
+@pytest.mark.parametrize("wrong", [("a", "b"), CHAT, {"text": "a", "text_pair": "b"}])
+def test_a_classifier_of_texts_wants_texts(make: Make, wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"^text 1 of 1 must be one string"):
+        make("bert").classifier.predict([wrong])
+
+
+def test_chat_messages_go_through_the_chat_template(make: Make, tmp_path: Any) -> None:
+    plain = make("llama")
+    made = plain.with_info(reads=TextSource(messages="m"), chat_template=TEMPLATE)
+    made = replace(made, encoding=made.info.encoding(made.encoding.tokenizer_json))
+    expected = plain.classifier.probabilities(["A cell!energy"])
+    loaded = Classifier.load(made.save(tmp_path / "a"), device="cpu")
+    for classifier in (made.classifier, loaded):
+        np.testing.assert_allclose(classifier.probabilities([CHAT, json.dumps(CHAT)]), [expected[0]] * 2, atol=1e-5)
+    for wrong in ("text", CHAT[0], [], [("a", "b")], 3):
+        with pytest.raises(DataError, match=r"^text 1 of 1 must be a list of chat messages .*not a list"):
+            loaded.predict([wrong])  # type: ignore[list-item]
+    with pytest.raises(DataError, match=r"^text 2 of 2: .*no tools"):
+        loaded.predict([CHAT, [{"role": "tool", "content": "3"}]])
 
 
 # --- probabilities and predictions -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from tiny import TEXTS, Made
 
+from rayclf.data.texts import TextSource
 from rayclf.errors import DataError
 from rayclf.labels import ProblemType, dense_targets, sparse_targets
 from rayclf.metrics import MetricState
@@ -68,6 +69,13 @@ def test_windows_come_in_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> N
     assert pa.concat_tables(parts)["text"].to_pylist() == rows["text"].to_pylist()
 
 
+def test_rows_of_pairs_are_judged_as_pairs(make: Make) -> None:
+    classifier = make("bert", reads=TextSource(text="a", text_pair="b")).classifier
+    rows = labelled(ProblemType.MULTICLASS, 7, 3).append_column("text_pair", pa.array(list(reversed(TEXTS[:7]))))
+    pairs = list(zip(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), strict=True))
+    np.testing.assert_allclose(evaluate_rows(classifier, rows)[1], classifier.probabilities(pairs), atol=1e-5)
+
+
 def test_no_rows(make: Make) -> None:
     classifier = make("bert").classifier
     state, probabilities = evaluate_rows(classifier, labelled(ProblemType.MULTICLASS, 2, 3).slice(0, 0))
@@ -76,7 +84,7 @@ def test_no_rows(make: Make) -> None:
 
 
 def test_a_file_is_judged_as_its_rows(make: Make, tmp_path: Path) -> None:
-    made = make("bert", text_column="body")
+    made = make("bert", reads=TextSource(text="body"))
     artifact = made.save(tmp_path / "artifact")
     labels = [made.info.space.names[row % 3] for row in range(len(TEXTS))]
     file = tmp_path / "data.jsonl"

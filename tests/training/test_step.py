@@ -12,17 +12,29 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny import TEXTS, Made
 from torch import nn
 
 from rayclf.data.tokens import TokenBatch
+from rayclf.data.weights import LabelWeights
 from rayclf.labels import ProblemType
 from rayclf.training.optimizer import make_optimizer
-from rayclf.training.step import all_sum, loss_sum, loss_terms, micro_batches, train_step
+from rayclf.training.step import TargetWeights, all_sum, loss_sum, loss_terms, micro_batches, train_step
 
 Make = Callable[..., Made]
 CPU = torch.device("cpu")
 NAN = float("nan")
+steady = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# Powers apart, and small: the weights of a batch of one row add up to less than 1.
+WEIGHTS = TargetWeights(torch.tensor([0.02, 0.5, 7.0]), torch.tensor([1.5, 0.1, 1.0]))
+
+
+@pytest.fixture(params=[None, WEIGHTS], ids=["plain", "weighted"])
+def weights(request: pytest.FixtureRequest) -> TargetWeights | None:
+    """No label weights, and some."""
+    return request.param
 
 
 class Bag(nn.Module):
@@ -56,12 +68,18 @@ def part(batch: TokenBatch, rows: slice) -> TokenBatch:
     return TokenBatch(batch.rows[rows], batch.input_ids[rows], batch.targets[rows])
 
 
-def mean_loss(logits: torch.Tensor, targets: torch.Tensor, kind: ProblemType) -> torch.Tensor:
+def mean_loss(
+    logits: torch.Tensor, targets: torch.Tensor, kind: ProblemType, weights: TargetWeights | None = None
+) -> torch.Tensor:
     """By PyTorch's own means."""
     if kind is ProblemType.MULTICLASS:
-        return F.cross_entropy(logits, targets.argmax(dim=1))
+        return F.cross_entropy(logits, targets.argmax(dim=1), weight=weights.positive if weights else None)
     known = ~targets.isnan()
-    return F.binary_cross_entropy_with_logits(logits[known], targets[known])
+    if weights is None:
+        return F.binary_cross_entropy_with_logits(logits[known], targets[known])
+    # pos_weight is the weight of a 1 over that of a 0, and the element's weight is then that of a 0.
+    share, zero = (side.expand_as(targets)[known] for side in (weights.positive / weights.negative, weights.negative))
+    return F.binary_cross_entropy_with_logits(logits[known], targets[known], weight=zero, pos_weight=share)
 
 
 def step(network: nn.Module, batch: TokenBatch, kind: ProblemType, *, tokens: int = 12, **settings: Any) -> Any:
@@ -73,22 +91,30 @@ def step(network: nn.Module, batch: TokenBatch, kind: ProblemType, *, tokens: in
 # --- loss ------------------------------------------------------------------------------------------------------------
 
 
-def test_loss_is_torchs_own(kind: ProblemType) -> None:
+def test_loss_is_torchs_own(kind: ProblemType, weights: TargetWeights | None) -> None:
     batch = make_batch(kind, 11)
     logits = torch.randn(11, 3, generator=torch.Generator().manual_seed(1))
     targets = torch.from_numpy(batch.targets)
-    ours = loss_sum(logits, targets, kind) / loss_terms(targets, kind)
-    torch.testing.assert_close(ours, mean_loss(logits, targets, kind))
+    ours = loss_sum(logits, targets, kind, weights) / loss_terms(targets, kind, weights)
+    torch.testing.assert_close(ours, mean_loss(logits, targets, kind, weights))
+
+
+def test_weights_of_1_are_no_weights(kind: ProblemType) -> None:
+    targets = torch.from_numpy(make_batch(kind, 11).targets)
+    logits = torch.randn(11, 3, generator=torch.Generator().manual_seed(1))
+    ones = TargetWeights.on(CPU, LabelWeights(np.ones(3, np.float32), np.ones(3, np.float32)))
+    torch.testing.assert_close(loss_sum(logits, targets, kind, ones), loss_sum(logits, targets, kind))
+    assert loss_terms(targets, kind, ones) == loss_terms(targets, kind)
 
 
 @pytest.mark.parametrize("kind", [ProblemType.BINARY, ProblemType.MULTILABEL])  # a multiclass row is always known
-def test_unknown_targets_give_no_gradient(kind: ProblemType) -> None:
+def test_unknown_targets_give_no_gradient(kind: ProblemType, weights: TargetWeights | None) -> None:
     targets = torch.tensor([[1.0, NAN, 0.0], [NAN, NAN, NAN]])
     logits = torch.randn(2, 3, requires_grad=True)
-    loss_sum(logits, targets, kind).backward()
+    loss_sum(logits, targets, kind, weights).backward()
     assert logits.grad is not None
     assert (logits.grad != 0).tolist() == [[True, False, True], [False, False, False]]
-    assert loss_terms(targets, kind) == 2
+    assert loss_terms(targets, kind, weights) == 2
 
 
 def test_unknown_targets_hide_even_infinite_logits() -> None:
@@ -104,23 +130,67 @@ def test_unknown_targets_hide_even_infinite_logits() -> None:
 # --- one process -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tokens", [1, 12, 30, 1000])
-def test_micro_batches_give_the_gradient_of_the_whole(kind: ProblemType, tokens: int) -> None:
-    batch = make_batch(kind, 23)
-    network = Bag()
-    result = step(network, batch, kind, tokens=tokens)
-    whole = Bag()
-    (only,) = micro_batches(batch, 10_000, 0)
-    loss = mean_loss(whole(only.input_ids, only.attention_mask), only.targets, kind)
-    loss.backward()
-    assert result.loss == pytest.approx(loss.item(), abs=1e-6)
-    norm = torch.stack([p.grad.norm() for p in whole.parameters() if p.grad is not None]).norm()
-    assert result.grad_norm == pytest.approx(norm.item(), abs=1e-5)
-    assert (result.rows, result.tokens) == (23, sum(map(len, batch.input_ids)))
+def agree(network: nn.Module, whole: nn.Module) -> None:
+    """Both have the same gradients; one that PyTorch has not made is zero."""
     for mine, other in zip(network.parameters(), whole.parameters(), strict=True):
         assert mine.grad is not None
-        torch.testing.assert_close(mine.grad, other.grad if other.grad is not None else torch.zeros_like(mine),
-                                   atol=1e-6, rtol=0)  # fmt: skip
+        wanted = other.grad if other.grad is not None else torch.zeros_like(mine)
+        torch.testing.assert_close(mine.grad, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 30, 1000])
+def test_micro_batches_give_the_gradient_of_the_whole(
+    kind: ProblemType, tokens: int, weights: TargetWeights | None
+) -> None:
+    batch = make_batch(kind, 23)
+    network = Bag()
+    result = step(network, batch, kind, tokens=tokens, weights=weights)
+    whole = Bag()
+    (only,) = micro_batches(batch, 10_000, 0)
+    loss = mean_loss(whole(only.input_ids, only.attention_mask), only.targets, kind, weights)
+    loss.backward()
+    assert result.loss == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
+    norm = torch.stack([p.grad.norm() for p in whole.parameters() if p.grad is not None]).norm()
+    assert result.grad_norm == pytest.approx(norm.item(), rel=1e-5, abs=1e-5)
+    assert (result.rows, result.tokens) == (23, sum(map(len, batch.input_ids)))
+    agree(network, whole)
+
+
+_SIDE = st.lists(st.floats(2**-10, 2**10, width=32), min_size=3, max_size=3).map(torch.tensor)
+
+
+@steady
+@given(
+    kind=st.sampled_from(list(ProblemType)),
+    weights=st.builds(TargetWeights, _SIDE, _SIDE),
+    rows=st.integers(1, 12),
+    tokens=st.integers(1, 60),
+    seed=st.integers(0, 1000),
+)
+def test_any_weights_over_any_micro_batches_are_the_whole_batch(
+    kind: ProblemType, weights: TargetWeights, rows: int, tokens: int, seed: int
+) -> None:
+    batch, network, whole = make_batch(kind, rows, seed=seed), Bag(), Bag()
+    (only,) = micro_batches(batch, 10_000, 0)
+    loss = mean_loss(whole(only.input_ids, only.attention_mask), only.targets, kind, weights)
+    loss.backward()
+    # Weights of 1024 make gradients of 1024, in float32: compare what is left when both are scaled to order 1.
+    scale = 1 / max(1.0, float(torch.cat([weights.positive, weights.negative]).max()))
+    result = step(network, batch, kind, tokens=tokens, weights=weights)
+    assert result.loss == pytest.approx(loss.item(), rel=1e-4)
+    for model in (network, whole):
+        for parameter in model.parameters():
+            parameter.grad = scale * parameter.grad if parameter.grad is not None else None
+    agree(network, whole)
+
+
+def test_weights_that_add_up_to_less_than_1_still_divide() -> None:
+    batch = make_batch(ProblemType.MULTICLASS, 2)
+    batch.targets[:] = [1, 0, 0]  # two rows of weight 0.02: a mean over them is that of two rows of weight 1
+    weighted, plain = Bag(), Bag()
+    result = step(weighted, batch, ProblemType.MULTICLASS, weights=WEIGHTS)
+    assert result.loss == pytest.approx(step(plain, batch, ProblemType.MULTICLASS).loss, rel=1e-5)
+    agree(weighted, plain)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "modernbert"])
@@ -179,10 +249,10 @@ def test_nothing_left_is_none_and_changes_nothing() -> None:
     assert not optimizer.state
 
 
-def test_a_batch_of_unknown_targets_alone_has_no_gradient() -> None:
+def test_a_batch_of_unknown_targets_alone_has_no_gradient(weights: TargetWeights | None) -> None:
     batch = make_batch(ProblemType.MULTILABEL, 3)
     batch.targets[:] = np.nan
-    result = step(Bag(), batch, ProblemType.MULTILABEL)
+    result = step(Bag(), batch, ProblemType.MULTILABEL, weights=weights)
     assert (result.loss, result.grad_norm, result.rows) == (0.0, 0.0, 3)
 
 
@@ -245,27 +315,30 @@ def test_bf16_computes_the_backbone_low_and_keeps_head_and_gradients_float32(mak
 _STEPS = 3
 _SHARDS = [[slice(0, 7), slice(7, 8)], [slice(8, 8), slice(8, 13)], [slice(13, 20), slice(20, 20)]]  # [step][rank]
 
+_CASES = list(itertools.product(ProblemType, [None, WEIGHTS]))
+
 
 def _work(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     try:
-        torch.save({str(kind): _train(kind, rank) for kind in ProblemType}, f"{folder}/{rank}")
+        torch.save([_train(kind, rank, weights) for kind, weights in _CASES], f"{folder}/{rank}")
     finally:
         dist.destroy_process_group()
 
 
-def _train(kind: ProblemType, rank: int | None) -> Any:
+def _train(kind: ProblemType, rank: int | None, weights: TargetWeights | None) -> Any:
     """Three steps on the rows of a rank, or on all rows for None; the weights and the losses."""
     batch, network = make_batch(kind, 20), Bag()
     optimizer = make_optimizer(network, 0.05, 0.1)
+    settings: dict[str, Any] = {"max_grad_norm": 0.5, "weights": weights}
     results = []
     for shards in _SHARDS:
         mine = shards[rank] if rank is not None else slice(shards[0].start, shards[1].stop)
         rows = part(batch, mine)
-        results.append(step(network, rows, kind, tokens=14, optimizer=optimizer, max_grad_norm=0.5))
-    done = train_step(network, [], optimizer, kind, device=CPU, max_grad_norm=0.5)
+        results.append(step(network, rows, kind, tokens=14, optimizer=optimizer, **settings))
+    done = train_step(network, [], optimizer, kind, device=CPU, **settings)
     sums = [torch.full((3,), 1.0 + (rank or 0)), torch.full((2, 2), 10 + (rank or 0)), torch.tensor([[5.0]]).T]
     all_sum(sums)
     return network.state_dict(), [(r.loss, r.grad_norm, r.rows, r.tokens) for r in results], done, sums
@@ -278,12 +351,12 @@ def test_uneven_shards_of_two_processes_train_as_one_process(tmp_path: Path) -> 
         port = probe.getsockname()[1]
     torch.multiprocessing.start_processes(_work, (port, str(tmp_path)), nprocs=2, start_method="spawn")
     saved = [torch.load(tmp_path / str(rank)) for rank in range(2)]
-    for kind, rank in itertools.product(ProblemType, range(2)):
-        weights, results, _, _ = _train(kind, None)
-        other, theirs, done, sums = saved[rank][str(kind)]
+    for (case, (kind, weights)), rank in itertools.product(enumerate(_CASES), range(2)):
+        state, results, _, _ = _train(kind, None, weights)
+        other, theirs, done, sums = saved[rank][case]
         assert done is None
         assert [s.tolist() for s in sums] == [[3.0] * 3, [[21, 21], [21, 21]], [[10.0]]]
-        for name, tensor in weights.items():
+        for name, tensor in state.items():
             torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
         for mine, one in zip(results, theirs, strict=True):
             assert one == pytest.approx(mine, abs=1e-5)
