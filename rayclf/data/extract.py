@@ -22,6 +22,9 @@ from rayclf.data.texts import TextSource
 from rayclf.errors import DataError
 
 
+_ROWS = 8192  # of one table: enough for Arrow to be fast, few enough to be held by many tasks at once
+
+
 @dataclass(frozen=True)
 class Extract:
     """What is read of each row: the text, the label cell, and a value that the split goes by."""
@@ -40,7 +43,7 @@ class Extract:
         ``problem``, which is null for a row that can be used. Raises DataError as the readers do."""
         rejects, done = Rejects(), 0
         columns = self.columns - source.partitions.keys()
-        for table in read_batches(source.path, columns=columns, rejects=rejects, may_be_empty=True):
+        for table in read_batches(source.path, _ROWS, columns, rejects, may_be_empty=True):
             if not table.num_rows:
                 continue
             table = with_partitions(table, source, self.columns)

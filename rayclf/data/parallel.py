@@ -16,7 +16,7 @@ from rayclf.data.survey import one_by_one
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-_STORE = 512 * 2**20  # bytes of blocks in flight: reading ahead of a slow consumer must not fill the memory
+_STORE = 128 * 2**20  # bytes of blocks in flight: reading ahead of a slow consumer must not fill the memory
 _LARGE = 64 * 2**20  # bytes of input from which starting Ray pays
 
 
