@@ -21,7 +21,6 @@ from rayclf.data.sources import Source
 from rayclf.data.texts import TextSource
 from rayclf.errors import DataError
 
-
 _ROWS = 8192  # of one table: enough for Arrow to be fast, few enough to be held by many tasks at once
 
 
