@@ -91,7 +91,12 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Dataset:
-        """Read a prepared data set's record; raises DataError when it is damaged or of a later format."""
+        """Read a prepared data set's record; raises DataError when it is damaged or of a later format.
+
+        Its ``folder`` becomes absolute: training workers are at work in another one.
+        """
+        if "://" not in os.fspath(folder):
+            folder = storage.resolve(folder)[1]
         place = storage.join(folder, RECORD)
         try:
             record = DatasetRecord.model_validate(storage.read_json(place))

@@ -1,7 +1,7 @@
 """Reading labelled files to tokenized batches: rayclf against plain Ray Data with the same tokenizer, and memory.
 
     python tests/benchmarks/data.py rates  [--rows 40000] [--rounds 3]
-    python tests/benchmarks/data.py memory [--rows 25000] [--times 20]
+    python tests/benchmarks/data.py memory [--rows 60000] [--times 20] [--words 24]
     python tests/benchmarks/data.py prepare FILE [--labels FILE]
 
 ``rates`` writes the same rows as 8 Parquet and 8 JSONL files and reads them by turns; the figure is the ratio of the
@@ -30,14 +30,16 @@ FILES = 8
 WORDS = tuple("ray data model label text train token batch class score file cloud shard graph tensor head".split())  # noqa: SIM905
 
 
-def write_rows(folder: Path, rows: int) -> dict[str, Path]:
-    """``rows`` rows of 20 to 120 words in 8 files of each format."""
+def write_rows(folder: Path, rows: int, words: int = 120) -> dict[str, Path]:
+    """``rows`` rows of a sixth of ``words`` to ``words`` words, in 8 files of each format."""
     chance = random.Random(1)
     for form in ("parquet", "jsonl"):
         (folder / form).mkdir(parents=True)
     for file in range(FILES):
         count = rows // FILES
-        texts = [" ".join(chance.choices(WORDS, k=chance.randint(20, 120))) + f" {file} {i}" for i in range(count)]
+        texts = [
+            " ".join(chance.choices(WORDS, k=chance.randint(words // 6, words))) + f" {file} {i}" for i in range(count)
+        ]
         labels = [f"label {chance.randrange(10)}" for _ in range(count)]
         pq.write_table(pa.table({"text": texts, "label": labels}), folder / "parquet" / f"{file}.parquet")
         lines = (json.dumps({"text": t, "label": k}) + "\n" for t, k in zip(texts, labels, strict=True))
@@ -75,11 +77,9 @@ def plain(place: Path, how) -> int:
     read = ray.data.read_parquet if place.name == "parquet" else ray.data.read_json
 
     def tokenize(batch: pa.Table) -> pa.Table:
-        from tokenizers import Tokenizer
+        from rayclf.data.tokens import _tokenizer  # the same tokenizer, made once a process
 
-        tokenizer = Tokenizer.from_str(how.tokenizer_json)
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(how.max_length)
+        tokenizer = _tokenizer(how.tokenizer_json, how.max_length)
         encoded = tokenizer.encode_batch_fast(batch["text"].to_pylist())
         return pa.table({"label": batch["label"], "input_ids": [e.ids for e in encoded]})
 
@@ -138,12 +138,12 @@ def peak_of(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - began, peak
 
 
-def memory(rows: int, times: int) -> None:
+def memory(rows: int, times: int, words: int) -> None:
     """Print the peak of reading ``times`` as many rows over that of ``rows``."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for scale in (1, times):
-            places = write_rows(Path(folder) / str(scale), rows * scale)
+            places = write_rows(Path(folder) / str(scale), rows * scale, words)
             for form, place in places.items():
                 seconds, peaks[form, scale] = peak_of([sys.executable, __file__, "read", str(place)])
                 print(f"{form}, {rows * scale} rows: peak {peaks[form, scale]:.0f} MiB, {seconds:.0f} s", flush=True)
@@ -155,12 +155,13 @@ def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    for name, default in (("rates", 40_000), ("memory", 25_000)):
+    for name, default in (("rates", 40_000), ("memory", 60_000)):
         command = commands.add_parser(name)
         command.add_argument("--rows", type=int, default=default)
         command.add_argument(
             "--rounds" if name == "rates" else "--times", type=int, default=3 if name == "rates" else 20
         )
+    command.add_argument("--words", type=int, default=24)  # of the last command, memory
     commands.add_parser("read").add_argument("place", type=Path)
     command = commands.add_parser("prepare")
     command.add_argument("file")
@@ -169,7 +170,7 @@ def main() -> None:
     if args.what == "rates":
         rates(args.rows, args.rounds)
     elif args.what == "memory":
-        memory(args.rows, args.times)
+        memory(args.rows, args.times, args.words)
     elif args.what == "read":
         from rayclf.cluster import connect
 

@@ -67,12 +67,17 @@ def test_a_broken_file_in_a_task_is_one_line(
 
 
 def test_training_on_prepared_data(
-    cluster: None, backbone: Callable[[str], Path], tmp_path: Path, few_messages: Path
+    cluster: None,
+    backbone: Callable[[str], Path],
+    tmp_path: Path,
+    few_messages: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # workers have another working directory
     dataset = rayclf.prepare(few_messages, tmp_path / "prepared", overrides={"data.validation": 0.2})
     overrides = {"train.epochs": 1, "train.class_weights": "balanced", "train.precision": "fp32"}
     bert = str(backbone("bert"))
-    run = rayclf.train(tmp_path / "prepared", tmp_path / "run", backbone=bert, overrides=overrides)
+    run = rayclf.train("prepared", "run", backbone=bert, overrides=overrides)
     assert run.status["rows"] == dataset.rows
     assert read_json(run.folder / "dataset.json")["content_sha256"] == dataset.record.content_sha256
     assert not (run.folder / "data").exists()  # the rows are where they were prepared
