@@ -35,7 +35,7 @@ class Extract:
     @property
     def columns(self) -> set[str]:
         """The columns that are read."""
-        return {"id", *self.reads.columns} | {name for name in (self.label, self.split_column) if name}
+        return {"id", *self.reads.columns} | {name for name in (self.label, self.split_column) if name is not None}
 
     def __call__(self, source: Source) -> Iterator[pa.Table]:
         """The file's rows in order, all of them: ``id``, ``text``, ``text_pair`` for pairs, ``label``, ``split`` and

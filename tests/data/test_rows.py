@@ -245,6 +245,12 @@ def test_columns_by_config(read):
     assert found.space.names == ("x", "y")
 
 
+def test_a_label_column_without_a_name(read):
+    found = read("x.csv", "text,\n" + "a b c,x\nd e f,y\n" * 4)
+    assert found.label == ""
+    assert found.space.names == ("x", "y")
+
+
 # --- ids --------------------------------------------------------------------------------------------------------
 
 
