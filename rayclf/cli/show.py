@@ -157,6 +157,10 @@ class TrainView(ProgressView):
         if kind == "data":
             console.print(columns_line(event["reads"], event["label"]))
             console.print(labels_table(event["space"], event["parts"]))
+            if event["quarantined"]:
+                console.print(
+                    f"{event['quarantined']} of {event['read']} rows set aside, see quarantine.jsonl in the run"
+                )
         elif kind == "start":
             self._steps = event["steps"]
             console.print(

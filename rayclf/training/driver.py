@@ -51,6 +51,8 @@ def train(
             "label": found.label,
             "space": found.space,
             "parts": found.counts,
+            "read": found.read,
+            "quarantined": found.quarantined,
         }
     )
     plan = plan_model(settings, found)
@@ -69,6 +71,8 @@ def train(
         "data": os.fspath(data),
         "test": os.fspath(test) if test else None,
         "rows": rows,
+        "read": found.read,
+        "quarantined": found.quarantined,
         "backbone": plan.info.backbone.id,
     }
     run = create_run(folder, resolved, found.space, facts | {"epochs": settings.train.epochs})

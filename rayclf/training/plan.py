@@ -51,6 +51,8 @@ class TrainingData:
     reads: TextSource
     label: str
     counts: Mapping[str, LabelCounts]
+    read: int
+    quarantined: int
 
     def write(self, folder: Path, settings: Config, on_event: Callable[[dict[str, Any]], None]) -> Dataset:
         """The data set that workers read: the earlier one, whose record is copied into ``folder``, or one written there
@@ -69,7 +71,9 @@ def find_data(data: str | os.PathLike[str], test: str | os.PathLike[str] | None,
         dataset = Dataset.open(data)
         record = dataset.record
         counts = {part: dataset.counts(part) for part in record.parts}
-        return TrainingData(dataset, None, dataset.space, record.reads, record.label, counts)
+        return TrainingData(
+            dataset, None, dataset.space, record.reads, record.label, counts, record.read, record.quarantined
+        )
     plan = plan_parts(data, settings, held_out=test is None)
     found = plan.found
     given = survey_test(test, found, settings) if test is not None else None
@@ -77,7 +81,9 @@ def find_data(data: str | os.PathLike[str], test: str | os.PathLike[str] | None,
     if given is not None:
         counts["test"] = LabelCounts(len(given.kept), *given.label_counts(given.usable))
     assert found.extract.label is not None
-    return TrainingData(plan, given, found.space, found.extract.reads, found.extract.label, counts)
+    surveys = [found, given] if given else [found]
+    read, set_aside = sum(len(one.codes) for one in surveys), sum(len(one.rejects) for one in surveys)
+    return TrainingData(plan, given, found.space, found.extract.reads, found.extract.label, counts, read, set_aside)
 
 
 @dataclass(frozen=True)

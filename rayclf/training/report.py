@@ -28,7 +28,8 @@ def render(events: Sequence[dict[str, Any]], info: dict[str, Any], status: dict[
     sections = [
         note(
             f"{len(labels)} labels, {info['label_space']['problem_type']}; {info['tuning']} tuning; "
-            f"rows: {', '.join(f'{part} {count}' for part, count in status['rows'].items())}; {info['created']}"
+            f"rows: {', '.join(f'{part} {count}' for part, count in status['rows'].items())}; read {status['read']} = "
+            f"{status['read'] - status['quarantined']} kept + {status['quarantined']} quarantined; {info['created']}"
         ),
         heading("Loss"),
         line_chart(losses, "step", "loss"),

@@ -94,5 +94,6 @@ def test_a_run_records_its_data(encoder_run: rayclf.Run) -> None:
     assert dataset.record.sources[0].size == Path(questions).stat().st_size
     assert dataset.record.read == dataset.record.kept == sum(dataset.rows.values()) == 480
     assert encoder_run.status["rows"] == dataset.rows
+    assert (encoder_run.status["read"], encoder_run.status["quarantined"]) == (480, 0)
     assert (encoder_run.folder / "quarantine.jsonl").read_text() == ""
     assert np.sum(dataset.counts("train").positive) == dataset.rows["train"]

@@ -22,13 +22,15 @@ def test_a_page_with_hostile_names() -> None:
     events = [{"kind": "step", "step": i, "epoch": 1, "loss": 1 / (i + 1)} for i in range(5)]
     events.append({"kind": "evaluation", "part": "validation", "step": 5, "epoch": 1, **metrics})
     info = {"label_space": SPACE.to_json(), "tuning": "full", "created": "now", "metrics": {"test": metrics}}
-    page = render(events, info, {"backbone": "<b>", "data": "x.csv", "rows": {"train": 2}})
+    status = {"backbone": "<b>", "data": "x.csv", "rows": {"train": 2}, "read": 5, "quarantined": 3}
+    page = render(events, info, status)
     root = ElementTree.fromstring(page)
     tags = [node.tag for node in root.iter()]
     assert not {"script", "b"} & set(tags)
     assert root.findtext("body/h1") == "<b> on x.csv"
     assert [node.text for node in root.iter("h2")] == ["Loss", "Validation", "Metrics, test"]
     assert tags.count("svg") == 2
+    assert "read 5 = 2 kept + 3 quarantined" in page
     assert "0.5000" in page  # the accuracy
     assert "&lt;script&gt;" in page
 
