@@ -16,6 +16,7 @@ from rayclf.data.survey import one_by_one
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+_BLOCK = 8 * 2**20  # bytes that a task gathers before it hands them on; Ray's own 128 MiB are held in each process
 _STORE = 128 * 2**20  # bytes of blocks in flight: reading ahead of a slow consumer must not fill the memory
 _LARGE = 64 * 2**20  # bytes of input from which starting Ray pays
 
@@ -32,6 +33,7 @@ def read_stream(sources: Sequence[Source], extract: Extract) -> Dataset:
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _read_source, batch_size=1, fn_kwargs={"sources": list(sources), "extract": extract}
     )
+    dataset.context.target_max_block_size = _BLOCK
     dataset.context.execution_options.preserve_order = True
     dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=_STORE)
     return dataset
