@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rayclf.config import Config as Config
-    from rayclf.config import load_config as load_config
+    from rayclf.config_file import load_config as load_config
     from rayclf.data.dataset import Dataset as Dataset
     from rayclf.data.inspect import inspect as inspect
     from rayclf.data.prepare import prepare as prepare
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from rayclf.serving.run import Server as Server
     from rayclf.serving.run import serve as serve
     from rayclf.training.driver import train as train
+    from rayclf.training.estimate import estimate as estimate
     from rayclf.training.run import Run as Run
+    from rayclf.training.search import tune as tune
+    from rayclf.training.search_record import Search as Search
 
 __version__ = "0.1.0"
 
@@ -46,16 +49,19 @@ _HOMES = {
     "RayclfError": "errors",
     "Run": "training.run",
     "ScoreSummary": "scoring.pipeline",
+    "Search": "training.search_record",
     "Server": "serving.run",
     "UserError": "errors",
+    "estimate": "training.estimate",
     "evaluate": "model.evaluation",
     "export": "model.export",
     "inspect": "data.inspect",
-    "load_config": "config",
+    "load_config": "config_file",
     "prepare": "data.prepare",
     "score": "scoring.pipeline",
     "serve": "serving.run",
     "train": "training.driver",
+    "tune": "training.search",
 }
 __all__ = ["__version__", *_HOMES]
 

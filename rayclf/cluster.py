@@ -81,6 +81,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def gpu_memory() -> int:
+    """Bytes of one GPU of the cluster, as a worker would get it."""
+    import ray
+
+    def look() -> int:
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory)
+
+    # max_calls: the process goes, and gives the GPU back.
+    return int(ray.get(ray.remote(num_gpus=1, max_calls=1)(look).remote()))
+
+
 def require_cpus(needed: float, what: str, mend: str) -> None:
     """Raise ResourceError when the whole cluster has fewer CPUs than ``what`` needs: Ray would wait for ever."""
     import ray

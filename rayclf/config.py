@@ -4,25 +4,22 @@
     model: {backbone: Qwen/Qwen3-0.6B, method: lora}
     train: {epochs: 2, learning_rate: 2.0e-4}
 
-Every field has a default; an unknown one is an error that names the nearest known field.
+Every field has a default; an unknown one is an error (see :mod:`rayclf.config_file`).
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from rayclf.errors import ConfigError
 from rayclf.labels import ProblemType
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -34,9 +31,9 @@ class Section(BaseModel):
     @classmethod
     def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
         wanted = cls.model_fields[str(info.field_name)].annotation
-        if value is None and _is_section(wanted):
+        if value is None and is_section(wanted):
             return {}  # a section whose fields are all commented out
-        if isinstance(value, dict) and not _is_section(wanted):
+        if isinstance(value, dict) and not is_section(wanted):
             return {str(name): item for name, item in value.items()}  # labels may be called 0 and 1
         if isinstance(value, bool) and wanted is not bool:
             # YAML reads yes, no, on and off as booleans, and pydantic takes those for 1 and 0.
@@ -44,7 +41,8 @@ class Section(BaseModel):
         return value
 
 
-def _is_section(kind: Any) -> bool:
+def is_section(kind: Any) -> bool:
+    """Whether a field's type is a section of its own."""
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
@@ -83,7 +81,10 @@ class LabelsConfig(Section):
 
     file: str | None = Field(None, description="Labels declared apart from the data: TSV, JSON, YAML or SKOS.")
     problem_type: ProblemType | None = Field(None, description="binary, multiclass or multilabel; inferred when unset.")
-    threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which a binary or multilabel label holds.")
+    threshold: Literal["tuned"] | Probability = Field(
+        "tuned",
+        description="Probability from which a binary or multilabel label holds; tuned: by label on validation rows.",
+    )
 
 
 class LoraConfig(Section):
@@ -93,6 +94,8 @@ class LoraConfig(Section):
     alpha: float = Field(32, gt=0, description="Scale of the update: alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
     target_modules: str | list[str] = Field("all-linear", description="Names of the adapted layers.")
+    dora: bool = Field(False, description="Tune size and direction of the weights apart (DoRA, arXiv:2402.09353).")
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (rsLoRA, arXiv:2312.03732).")
 
 
 class ModelConfig(Section):
@@ -100,7 +103,12 @@ class ModelConfig(Section):
 
     backbone: str | None = Field(None, description="Local folder or hub id; all-MiniLM-L6-v2 when unset.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
-    method: Literal["auto", "full", "lora"] = Field("auto", description="auto: LoRA on a decoder, full on an encoder.")
+    method: Literal["auto", "full", "lora", "qlora"] = Field(
+        "auto", description="auto: LoRA on a decoder, full on an encoder; qlora: LoRA on quantised weights."
+    )
+    quantization: Literal["nf4", "int8"] = Field(
+        "nf4", description="Of qlora: 4-bit NormalFloat, quantised doubly, or 8-bit."
+    )
     max_length: int = Field(256, ge=4, description="Tokens kept of each text.")
     template: str = Field("{text}", description="What the model reads; must contain {text} once.")
     lora: LoraConfig = LoraConfig()
@@ -124,19 +132,58 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes in it."
     )
+    strategy: Literal["auto", "single", "ddp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3"] = Field(
+        "auto", description="How workers share the training; auto: single, ddp, or the first ZeRO stage that fits."
+    )
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none", description="What DeepSpeed keeps in CPU memory; parameters (ZeRO 3) takes the optimizer along."
+    )
+    batching: Literal["auto", "padded", "packed"] = Field(
+        "auto", description="Rows of like length padded, or one behind the other; auto: packed on CUDA."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, a third more time."
+    )
+    loss: Literal["auto", "focal", "asymmetric"] = Field(
+        "auto", description="auto: cross-entropy, a binary one for each label of binary and multilabel tasks."
+    )
+    label_smoothing: Share = Field(0.0, description="Part of each target that is spread over the other answers.")
+    focal_gamma: float = Field(2.0, ge=0, description="How much the focal loss plays down easy targets.")
+    asymmetric_gamma: float = Field(4.0, ge=0, description="How much the asymmetric loss plays down easy negatives.")
+    asymmetric_clip: Share = Field(0.05, description="Negatives of less than this probability have no asymmetric loss.")
     class_weights: Literal["none", "auto", "balanced"] | dict[str, Positive] = Field(
         "none", description="Weight of each label's loss: auto, balanced, or {name: weight}; others weigh 1."
     )
     seed: int = Field(17, ge=0, description="Of the split, the head, the row order and dropout.")
     metric: str = Field("f1_macro", description="Chooses the best checkpoint, on the validation rows.")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="Steps from one checkpoint to the next, besides that of each epoch."
+    )
     keep_checkpoints: int = Field(1, ge=1, description="How many of the best checkpoints stay.")
     max_failures: int = Field(0, ge=0, description="How often dead workers are restarted from the last checkpoint.")
+
+
+class EvaluationConfig(Section):
+    """What is measured while training and after it."""
+
+    baseline: bool = Field(True, description="Evaluate before the first step: what training has to beat.")
+    steps: int | None = Field(None, ge=1, description="Steps from one evaluation to the next, besides each epoch's.")
+    patience: int | None = Field(
+        None, ge=1, description="Evaluations without a better train.metric after which training ends."
+    )
+    training_rows: int = Field(1000, ge=0, description="Training rows tested beside the test rows, for overfitting.")
+    calibration: bool = Field(True, description="Fit the temperature on the validation rows.")
+    resamples: int = Field(1000, ge=0, description="Bootstrap samples behind the confidence interval; 0 for none.")
+    metrics: list[str] = Field([], description="Own metrics: file.py:function; see docs/how-to/train.md.")
+    samples: int = Field(20, ge=0, description="Rows whose prediction is kept beside the expectation each time.")
 
 
 class ResourcesConfig(Section):
     """What the job takes of the machine or cluster."""
 
-    workers: int | None = Field(None, ge=1, description="Training processes; one a GPU, else one, when unset.")
+    workers: Count | tuple[Count, Count] | None = Field(
+        None, description="Training processes, or the fewest and the most: [1, 8]; one a GPU, else one, when unset."
+    )
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each worker.")
     threads: int | None = Field(
         None, ge=1, description="Compute threads of a worker; the node's cores shared out when unset."
@@ -147,6 +194,8 @@ class OutputConfig(Section):
     """The run folder."""
 
     overwrite: bool = Field(False, description="Replace an existing run.")
+    texts: bool = Field(False, description="Put texts of rows into samples and the report's worst mistakes.")
+    track: list[Literal["tensorboard", "mlflow"]] = Field([], description="Where else the metrics are written to.")
 
 
 class Config(Section):
@@ -156,108 +205,6 @@ class Config(Section):
     labels: LabelsConfig = LabelsConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
     output: OutputConfig = OutputConfig()
-
-
-def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file with ``overrides`` laid over it.
-
-    ``overrides`` are ``section.field`` to value, or the strings ``section.field=value`` of ``--set``, whose values
-    are read as YAML. Raises ConfigError that names the field and, for an unknown one, the nearest known.
-    """
-    tree: dict[str, Any] = {}
-    if file is not None:
-        try:
-            loaded = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read ({error.strerror}); check --config") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2024-13-45 is a ValueError
-            raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{file}: must hold sections such as 'data:' and 'train:'")
-        tree = loaded or {}
-    pairs = dict(overrides if isinstance(overrides, Mapping) else map(parse_override, overrides))
-    for path, value in pairs.items():
-        _assign(tree, path, value)
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, file, pairs)) from None
-    if config.model.template.count("{text}") != 1:
-        raise ConfigError("model.template: must contain {text} exactly once")
-    return config
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML lets a key stand twice and keeps the last, so that the fields of the first ``train:`` would be lost.
-
-    It also reads ``2e-5`` as a string, which is left so: the field's type makes it the number, and a revision
-    ``12e5`` stays what it is.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; raises ConstructorError for a key that stands twice."""
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
-            seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """``section.field=value`` as path and value, read as YAML or as it stands; raises ConfigError without ``=``."""
-    path, equals, value = text.partition("=")
-    path = path.strip()
-    if not equals or not path:
-        raise ConfigError(f"--set {text}: must read section.field=value, such as train.epochs=3")
-    # Where text is asked for, what is typed is meant as it stands: in YAML {text} is a mapping, yes a boolean, | a
-    # block and " #1" a comment.
-    if _takes_text(path) and value.strip()[:1] not in ("'", '"') and value not in ("", "~", "null"):
-        return path, value.strip() or value
-    try:
-        return path, yaml.load(value, Loader=_Loader)  # noqa: S506  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return path, value
-
-
-def _takes_text(path: str) -> bool:
-    wanted: Any = Config
-    for part in path.split("."):
-        field = wanted.model_fields.get(part) if _is_section(wanted) else None
-        wanted = field.annotation if field else None
-    return wanted in (str, str | None)
-
-
-def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    for parent in parents:
-        child = tree.get(parent)
-        if child is not None and not isinstance(child, dict):
-            raise ConfigError(f"{path}: '{parent}' is not a section")
-        tree[parent] = child = dict(child or {})
-        tree = child
-    tree[last] = value
-
-
-def _explain(error: ValidationError, file: str | Path | None, overridden: Collection[str]) -> str:
-    first = error.errors()[0]
-    section: Any = Config
-    places: list[str] = []
-    for part in map(str, first["loc"]):
-        places.append(part)
-        field = section.model_fields.get(part)
-        if field is None or not _is_section(field.annotation):
-            break  # what follows tells which branch of the field's type failed
-        section = field.annotation
-    path = ".".join(places)
-    where = f"{file}: " if file is not None and path not in overridden else ""
-    if first["type"] == "extra_forbidden":
-        known = list(section.model_fields)
-        near = difflib.get_close_matches(places[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-        return f"{where}unknown key '{path}'; {hint}"
-    value = repr(first["input"])
-    value = value if len(value) <= 80 else f"{value[:80]}…"
-    return f"{where}{path}: {first['msg'][0].lower()}{first['msg'][1:]} (it is {value})"

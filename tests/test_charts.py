@@ -10,7 +10,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayclf.charts import bar_chart, heading, histogram, line_chart, note, page, table
+from rayclf.charts import (
+    BarChart,
+    Heatmap,
+    LineChart,
+    bar_chart,
+    figure,
+    heading,
+    histogram,
+    line_chart,
+    note,
+    page,
+    table,
+)
+from rayclf.charts.heatmap import compact
+from rayclf.charts.svg import ticks
 
 steady = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
@@ -24,6 +38,8 @@ FRAGMENTS: dict[str, Callable[[str], str]] = {
     "line": lambda text: line_chart({text: [(1, 2), (2, 3)]}, text, text),
     "bars": lambda text: bar_chart([(text, 1)], text, text),
     "histogram": lambda text: histogram([0, 1, 2], [1, 2], text, [(text, 1), (text, 9)]),
+    "heatmap": lambda text: Heatmap([text, "b"], [[1, 0], [None, 2]], [1, 3], text, text, text).svg(),
+    "figure": lambda text: figure(LineChart({text: [(1, 2)]}, text, text, text, faint=[text])),
 }
 
 
@@ -69,6 +85,9 @@ def test_any_name_is_well_formed(draw: Callable[[str], str], text: str) -> None:
         histogram([], [], "tokens"),
         histogram([0], [], "tokens"),
         histogram([0, 1, 2], [0, 0], "tokens", [("p95", 1)]),
+        LineChart({"a guess": [(0, 0), (1, 1)]}, "x", "y", reference=["a guess"]).svg(),
+        Heatmap([], [], [], "predicted", "expected", "confusions").svg(),
+        Heatmap(["a", "b"], [[0, None], [0, 0]], [0, 0], "predicted", "expected", "confusions").svg(),
     ],
 )
 def test_nothing_is_said_to_be_nothing(drawn: str) -> None:
@@ -83,7 +102,7 @@ def test_a_page_is_whole_and_needs_nothing_else() -> None:
     root = ElementTree.fromstring(made)
     tags = [node.tag for node in root.iter()]
     assert [root.tag, *(node.tag for node in root)] == ["html", "head", "body"]
-    assert tags.count("svg") == 3
+    assert tags.count("svg") == 5
     assert not {"script", "link", "img", "iframe", "object"} & set(tags)
     assert not re.search(r"https?:|//|url\(|@import|\bon[a-z]+=|href|src=", made)
     assert root.findtext("head/title") == root.findtext("body/h1") == SHOWN
@@ -118,7 +137,7 @@ def test_lines_go_from_corner_to_corner() -> None:
     (left, bottom), (right, top) = [map(float, point.split(",")) for point in line.attrib["points"].split()]
     assert left < right
     assert top < bottom
-    assert words(drawn) == ["1", "2", "3", "0", "100", "step", "loss"]
+    assert words(drawn) == ["1.0", "1.5", "2.0", "2.5", "3.0", *map(str, range(0, 101, 20)), "step", "loss"]
     assert "nan" not in drawn
 
 
@@ -136,6 +155,87 @@ def test_long_lines_are_thinned_but_for_their_ends() -> None:
     assert 700 < len(places) < 1500
     assert (places[0], places[-1]) == (short.attrib["points"].split()[0], short.attrib["points"].split()[-1])
     assert len(short.attrib["points"].split()) == 1000
+
+
+def test_a_legend_has_as_many_rows_as_it_needs() -> None:
+    few, many = (line_chart({f"a name of a label {i}": [(0, i)] for i in range(n)}, "x", "y") for n in (2, 8))
+    heights = [float(svg.attrib["viewBox"].split()[3]) for page in (few, many) for svg in parse(page).iter("svg")]
+    assert heights[1] > heights[0] == 260
+    names = [node for node in parse(many).iter("text") if "class" in node.attrib]
+    assert len({(node.attrib["x"], node.attrib["y"]) for node in names}) == 8
+    assert len({node.attrib["class"] for node in names}) == 8
+    top = min(numbers(many, "circle", "cy"))
+    assert all(float(node.attrib["y"]) < top for node in names)
+
+
+def test_what_lines_are_compared_with_looks_unlike_them() -> None:
+    series = {"raw": [(0, 3.0), (1, 1.0)], "line": [(0, 0.5), (1, 0.75)], "guess": [(0, 0.0), (1, 1.0)]}
+    drawn = LineChart(series, "x", "y", reference=["guess"], faint=["raw"], marks={"line": (0.5, 0.6)}, unit=True).svg()
+    raw, line, guess = parse(drawn).iter("polyline")
+    assert [one.attrib["class"] for one in (raw, line, guess)] == ["soft", "c0", "soft"]
+    assert "stroke-opacity" in raw.attrib
+    assert "stroke-dasharray" in guess.attrib
+    assert "stroke-dasharray" not in line.attrib
+    assert [node.attrib["class"] for node in parse(drawn).iter("circle")] == ["c0"]
+    assert raw.attrib["points"].split()[0] == guess.attrib["points"].split()[1].replace("706.0", "76.0")  # on the edge
+
+
+def test_short_lines_are_dotted_on_request() -> None:
+    chart = LineChart({"few": [(0, 1), (1, 2)], "many": [(i, i) for i in range(100)]}, "x", "y", dots=True)
+    assert len(numbers(chart.svg(), "circle", "cx")) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.6931, 0.6935, ["0.6931", "0.6932", "0.6933", "0.6934", "0.6935"]),
+        (0, 5e-5, ["0", "1e-05", "2e-05", "3e-05", "4e-05", "5e-05"]),
+        (7, 7, ["7"]),
+        (-1e308, 1e308, ["-1e+308", "1e+308"]),
+        (0, 5e-324, ["0", "4.94e-324"]),
+    ],
+)
+def test_ticks(low: float, high: float, shown: list[str]) -> None:
+    assert [words for _, words in ticks(low, high)] == shown
+
+
+def test_steps_are_whole() -> None:
+    assert [words for _, words in ticks(0, 2, 8, whole=True)] == ["0", "1", "2"]
+
+
+@steady
+@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300), st.booleans())
+def test_ticks_lie_in_their_range(one: float, other: float, whole: bool) -> None:
+    low, high = min(one, other), max(one, other)
+    found = ticks(low, high, 5, whole)
+    assert 1 <= len(found) <= 11
+    assert all(low <= value <= high for value, _ in found)
+
+
+# --- heatmap ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_heatmap_is_deep_where_most_of_a_row_is() -> None:
+    chart = Heatmap(["cat", "dog"], [[30, 10], [None, 1200]], [40, 2400], "predicted", "expected", "confusions")
+    assert chart.shares == [[0.75, 0.25], [0.0, 0.5]]
+    deep = [
+        float(node.attrib["fill-opacity"]) for node in parse(chart.svg()).iter("rect") if "fill-opacity" in node.attrib
+    ]
+    assert deep[0] > deep[3] > deep[1] > deep[2] == 0
+    assert max(deep) < 0.66  # a number on it can be read
+    titles = [node.text for node in parse(chart.svg()).iter("title")]
+    assert titles == ["cat → cat: 30", "cat → dog: 10", "dog → cat: –", "dog → dog: 1,200"]
+    assert words(chart.svg()) == [
+        "predicted →", "expected ↓", "cat", "cat", "dog", "dog", "30", "10", "?", "1.2k",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "?"), (0, "0"), (999, "999"), (1234, "1.2k"), (25_000, "25k"), (3e6, "3.0M"), (2e10, "20G")],
+)
+def test_counts_of_cells_are_short(value: float | None, shown: str) -> None:
+    assert compact(value) == shown
 
 
 # --- bars ------------------------------------------------------------------------------------------------------------
@@ -158,9 +258,10 @@ def test_only_the_first_bars_are_drawn() -> None:
 
 
 def test_bars_of_no_number() -> None:
-    drawn = bar_chart([("a", float("nan")), ("b", float("inf")), ("c", 0)], "labels", "rows")
+    drawn = bar_chart([("a", float("nan")), ("b", float("inf")), ("c", 0)], "n", "rows")
     assert numbers(drawn, "rect", "width") == [0, 0, 0]
     assert words(drawn) == ["a", "–", "b", "–", "c", "0"]
+    assert drawn == note("n, rows") + BarChart([("a", None), ("b", None), ("c", 0)], "n", "rows").svg()
 
 
 @pytest.mark.parametrize(

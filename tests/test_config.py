@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rayclf.config import Config, load_config
+from rayclf.config import Config
+from rayclf.config_file import load_config
 from rayclf.errors import ConfigError
 from rayclf.labels import ProblemType
 

@@ -1,6 +1,7 @@
 """Streaming metrics against scikit-learn, on whole and parted data, with unknown targets, and in bounded memory."""
 # tests are told by their names
 
+import json
 import math
 import tracemalloc
 
@@ -9,7 +10,7 @@ import pytest
 from sklearn import metrics as sk
 
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.metrics import LOWER_IS_BETTER, METRICS, MetricState, is_better
+from rayclf.metrics import LOWER_IS_BETTER, METRICS, MetricState, is_better, metrics_of, rank_of
 
 AVERAGES = ("macro", "micro", "weighted")
 
@@ -62,6 +63,18 @@ def check_labels(found, truth, guess, scores, targets):
         assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx(values, abs=1e-12)
         area = sk.roc_auc_score(targets[:, position], scores[:, position])
         assert row["roc_auc"] == pytest.approx(area, abs=1e-3)
+        precision = sk.average_precision_score(targets[:, position], scores[:, position])
+        assert row["pr_auc"] == pytest.approx(precision, abs=1e-3)
+
+
+def calibration_error(confidence, right):
+    """The expected calibration error as the papers write it: a sum over 15 bins."""
+    total = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence >= low) & (confidence < low + 1 / 15)
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    return total
 
 
 def test_binary_against_scikit_learn():
@@ -73,6 +86,11 @@ def test_binary_against_scikit_learn():
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, probabilities[:, 0]), abs=1e-3)
     assert found["log_loss"] == pytest.approx(sk.log_loss(truth, probabilities[:, 0].astype(float)), abs=1e-6)
+    assert found["pr_auc"] == pytest.approx(sk.average_precision_score(truth, probabilities[:, 0]), abs=1e-3)
+    of_negation = sk.average_precision_score(1 - truth, 1 - probabilities[:, 0])
+    assert [row["pr_auc"] for row in found["per_label"]] == pytest.approx([found["pr_auc"], of_negation], abs=1e-3)
+    assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(truth, guess))
+    assert found["ece"] == pytest.approx(calibration_error(probabilities[:, 0].astype(float), truth), abs=1e-6)
     check_averages(found, truth == 1, guess)  # over both classes, the label and its negation
     rows = sk.precision_recall_fscore_support(truth == 1, guess, labels=[True, False])
     for row, *values in zip(found["per_label"], *rows, strict=True):
@@ -90,6 +108,9 @@ def test_multiclass_against_scikit_learn():
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, exact, multi_class="ovr"), abs=1e-3)
     assert found["log_loss"] == pytest.approx(sk.log_loss(truth, exact), abs=1e-6)
+    assert found["pr_auc"] == pytest.approx(sk.average_precision_score(targets, exact), abs=1e-3)
+    assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(truth, guess))
+    assert found["ece"] == pytest.approx(calibration_error(exact.max(1), truth == guess), abs=1e-6)
     check_averages(found, truth, guess)
     check_labels(found, truth, guess, probabilities, targets)
     matrix = sk.confusion_matrix(truth, guess)
@@ -118,6 +139,15 @@ def test_multilabel_against_scikit_learn():
     guess = probabilities >= 0.5
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(targets, guess))
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(targets, probabilities), abs=1e-3)
+    assert found["pr_auc"] == pytest.approx(sk.average_precision_score(targets, probabilities), abs=1e-3)
+    assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(targets.ravel() == 1, guess.ravel()))
+    assert found["hamming_loss"] == pytest.approx(sk.hamming_loss(targets, guess))
+    assert found["subset_accuracy"] == found["accuracy"]
+    assert found["ece"] == pytest.approx(
+        calibration_error(probabilities.ravel().astype(float), targets.ravel()), abs=1e-6
+    )
+    rows = targets.any(axis=1)  # those with a true label
+    assert found["lrap"] == pytest.approx(sk.label_ranking_average_precision_score(targets[rows], probabilities[rows]))
     losses = [sk.log_loss(targets[:, i], probabilities[:, i].astype(float)) for i in range(5)]
     assert found["log_loss"] == pytest.approx(np.mean(losses), abs=1e-6)
     check_averages(found, targets, guess)
@@ -141,6 +171,11 @@ def test_unknown_targets_are_masked_out_of_every_metric():
         assert row["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, p), abs=1e-3)
         losses.append(sk.log_loss(truth, p.astype(float), normalize=False))
     assert found["log_loss"] == pytest.approx(sum(losses) / (~np.isnan(targets)).sum(), abs=1e-6)
+    known = ~np.isnan(targets)
+    truth, p = targets[known] == 1, probabilities[known]
+    assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(truth, p >= 0.5))
+    assert found["hamming_loss"] == pytest.approx((truth != (p >= 0.5)).mean())
+    assert found["ece"] == pytest.approx(calibration_error(p.astype(float), truth), abs=1e-6)
     right = ((probabilities >= 0.5) == (targets == 1)) | np.isnan(targets)
     assert found["accuracy"] == pytest.approx(right[known_rows].all(1).mean())
     assert found["rows"] == len(targets)
@@ -153,6 +188,24 @@ def test_rows_without_a_known_target_do_not_raise_accuracy():
     targets = np.asarray([[np.nan], [1.0]], np.float32)
     found = counted(space_of(ProblemType.BINARY, 1), np.asarray([[0.9], [0.1]], np.float32), targets)
     assert found["accuracy"] == 0.0
+
+
+def test_multiclass_rows_without_a_label_do_not_count():
+    probabilities, targets = sample(ProblemType.MULTICLASS, 12, rows=200)
+    space = space_of(ProblemType.MULTICLASS, 12)
+    expected = counted(space, probabilities[50:], targets[50:])
+    targets[:50] = np.nan
+    found = counted(space, probabilities, targets)
+    assert found.pop("rows") == expected.pop("rows") + 50
+    assert plain(found) == plain(expected)
+
+
+@pytest.mark.parametrize("kind", list(ProblemType))
+def test_one_answer_for_all_has_no_correlation(kind):
+    size = 1 if kind is ProblemType.BINARY else 3
+    _, targets = sample(kind, size, rows=50)
+    found = counted(space_of(kind, size), np.full(targets.shape, 0.1, np.float32), targets)
+    assert found["mcc"] == 0.0
 
 
 def plain(metrics):
@@ -185,7 +238,8 @@ def test_no_rows(kind):
     assert found["rows"] == 0
     assert math.isnan(found["accuracy"])
     assert math.isnan(found["log_loss"])
-    assert math.isnan(found["roc_auc"])
+    for name in ("roc_auc", "pr_auc", "mcc", "ece"):
+        assert math.isnan(found[name])
 
 
 @pytest.mark.parametrize("kind", [ProblemType.MULTICLASS, ProblemType.MULTILABEL])
@@ -224,10 +278,28 @@ def test_thresholds_of_each_label():
     assert state.compute()["accuracy"] == 1.0
 
 
-def test_headline_metrics_are_all_there():
-    found = counted(space_of(ProblemType.MULTICLASS, 3), *sample(ProblemType.MULTICLASS, 3, 50))
-    assert set(METRICS) <= found.keys()
+@pytest.mark.parametrize(("kind", "size"), [("binary", 1), ("multiclass", 3), ("multiclass", 12), ("multilabel", 1),
+                                            ("multilabel", 4), ("multilabel", 12)])  # fmt: skip
+def test_the_metrics_of_a_label_space_are_those_computed(kind, size):
+    space = space_of(ProblemType(kind), size)
+    found = counted(space, *sample(space.problem_type, size, 50))
+    names = metrics_of(space)
+    assert set(names) == found.keys() - {"rows", "per_label", "confusions"}
+    assert all(isinstance(found[name], float) for name in names)
+    assert set(names) <= set(METRICS)
+    json.dumps(found)
+
+
+def test_every_metric_belongs_to_a_label_space():
+    spaces = space_of(ProblemType.MULTICLASS, 12), space_of(ProblemType.MULTILABEL, 12)
+    assert {name for space in spaces for name in metrics_of(space)} == set(METRICS)
     assert set(LOWER_IS_BETTER) <= set(METRICS)
+
+
+def test_rank_of_is_more_for_better():
+    assert rank_of("f1_macro", {"f1_macro": 0.4}) == 0.4
+    assert rank_of("ece", {"ece": 0.4}) == -0.4
+    assert rank_of("roc_auc", {"roc_auc": math.nan}) == rank_of("roc_auc", {"roc_auc": None}) == -math.inf
 
 
 def test_is_better():
@@ -237,3 +309,74 @@ def test_is_better():
     assert is_better("f1_macro", 0.0, math.nan)
     assert not is_better("f1_macro", math.nan, 0.0)
     assert not is_better("log_loss", math.nan, math.nan)
+
+
+def curves_of(kind, size, rows=3000, most_labels=8):
+    space = space_of(kind, size)
+    state = MetricState(space, np.linspace(0.3, 0.6, size).astype(np.float32))
+    probabilities, targets = sample(kind, size, rows)
+    state.update(probabilities, targets)
+    return state.curves(most_labels), probabilities, targets, state
+
+
+def area(points):
+    x, y = np.asarray(points).T
+    return float(((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2).sum())
+
+
+@pytest.mark.parametrize(("kind", "size"), [("binary", 1), ("multiclass", 6), ("multilabel", 5)])
+def test_curves_have_the_areas_of_scikit_learn(kind, size):
+    curves, probabilities, targets, _ = curves_of(ProblemType(kind), size)
+    names = [f"label {i}" for i in np.argsort(-targets.sum(0), kind="stable")]
+    expected = names + ["micro average"] * (size > 1)
+    assert [curve["label"] for curve in curves["roc"]] == [curve["label"] for curve in curves["pr"]] == expected
+    for roc, pr in zip(curves["roc"], curves["pr"], strict=True):
+        label = slice(None) if roc["label"] == "micro average" else int(roc["label"][6:])
+        truth, p = targets[:, label].ravel(), probabilities[:, label].ravel()
+        assert area(roc["points"]) == pytest.approx(sk.roc_auc_score(truth, p), abs=0.005)
+        assert area(pr["points"]) == pytest.approx(sk.average_precision_score(truth, p), abs=0.02)
+        assert roc["points"][0] == [0, 0]
+        assert roc["points"][-1] == [pr["points"][-1][0], 1] == [1, 1]
+        for curve in (roc, pr):
+            assert 20 < len(curve["points"]) <= 60
+            assert curve["points"] == sorted(curve["points"], key=lambda point: point[0])
+    json.dumps(curves, allow_nan=False)
+
+
+def test_threshold_curves_are_f1_at_each_threshold():
+    curves, probabilities, targets, state = curves_of(ProblemType.MULTILABEL, 3)
+    for curve in curves["thresholds"]:
+        label = int(curve["label"][6:])
+        assert curve["chosen"] == pytest.approx(state.thresholds[label])
+        assert len(curve["points"]) <= 60
+        for threshold, f1 in curve["points"][5:-5]:
+            guess = probabilities[:, label] >= threshold
+            assert f1 == pytest.approx(sk.f1_score(targets[:, label], guess), abs=2e-3)
+    assert curves_of(ProblemType.MULTICLASS, 3)[0]["thresholds"] == []
+
+
+def test_reliability_is_rows_by_confidence():
+    curves, probabilities, targets, state = curves_of(ProblemType.MULTICLASS, 4)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets.argmax(1)
+    bins = curves["reliability"]
+    assert sum(rows for _, _, rows in bins) == len(targets)
+    assert sum(abs(c - a) * rows for c, a, rows in bins) / len(targets) == pytest.approx(state.compute()["ece"])
+    inside = (confidence >= 0.6) & (confidence < 2 / 3)
+    bin_ = next(entry for entry in bins if 0.6 < entry[0] < 2 / 3)
+    assert bin_ == pytest.approx([confidence[inside].mean(), right[inside].mean(), inside.sum()])
+
+
+def test_curves_of_some_labels_and_of_none():
+    curves, _, targets, _ = curves_of(ProblemType.MULTILABEL, 12, most_labels=3)
+    top = [f"label {i}" for i in np.argsort(-targets.sum(0), kind="stable")[:3]]
+    assert [curve["label"] for curve in curves["roc"]] == [*top, "micro average"]
+    assert [curve["label"] for curve in curves["thresholds"]] == top
+    for kind in ProblemType:
+        empty = fresh(space_of(kind, 1 if kind is ProblemType.BINARY else 3)).curves()
+        assert empty == {"roc": [], "pr": [], "thresholds": [], "reliability": []}
+    one = fresh(space_of(ProblemType.MULTILABEL, 2))
+    one.update(np.asarray([[0.9, 0.2]], np.float32), np.asarray([[1, np.nan]], np.float32))
+    found = one.curves()
+    assert found["roc"] == []
+    assert [curve["label"] for curve in found["pr"]] == ["label 0", "micro average"]
+    assert found["pr"][0]["points"] == [[0, 1], [1, 1]]

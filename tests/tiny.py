@@ -17,9 +17,13 @@ from rayclf.data.tokens import Encoding
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.model.adapters import add_lora
 from rayclf.model.artifact import save_artifact
-from rayclf.model.backbone import Network, load_network, load_tokenizer, text_encoding, weight_hashes
+from rayclf.model.backbone import load_network, weight_hashes
 from rayclf.model.engine import Classifier
 from rayclf.model.info import ArtifactInfo, BackboneRef
+from rayclf.model.network import Network
+from rayclf.model.packing import pad_batch
+from rayclf.model.quantize import Quantization
+from rayclf.model.tokenizer import load_tokenizer, text_encoding
 
 TEXTS = [
     "The mitochondrion makes most of the energy of a cell.",
@@ -179,6 +183,20 @@ def perturb(network: torch.nn.Module, scale: float = 0.05, seed: int = 7) -> Non
                 parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
+def train(made: Made, steps: int = 9) -> None:
+    """A few real steps, so that every trainable weight has left its first value; row i is of label i modulo K."""
+    size = len(made.info.space)
+    batch = pad_batch(made.encoding(TEXTS), made.info.pad_token_id)
+    targets = torch.arange(len(TEXTS)) % size
+    optimizer = torch.optim.AdamW([p for p in made.network.parameters() if p.requires_grad], lr=1e-2)
+    made.network.train()
+    for _ in range(steps):
+        torch.nn.functional.cross_entropy(made.network(*batch), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made.network.eval()
+
+
 def make_classifier(
     source: Path,
     *,
@@ -188,11 +206,17 @@ def make_classifier(
     moved: bool = True,
     thresholds: Sequence[float] | None = None,
     lora: LoraConfig = LoraConfig(r=4, alpha=16),  # noqa: B008  # frozen
+    quantization: Quantization | None = None,
     **fields: Any,
 ) -> Made:
-    """A classifier on the backbone in ``source``, made of the parts that training uses."""
+    """A classifier on the backbone in ``source``, made of the parts that training uses.
+
+    ``tuning="qlora"`` is LoRA on a backbone quantised by ``quantization``, nf4 when unset.
+    """
     space = SPACES[kind]
-    network = load_network(source, space, dtype=dtype, seed=3)
+    if tuning == "qlora":
+        tuning, quantization = "lora", quantization or "nf4"
+    network = load_network(source, space, dtype=dtype, seed=3, quantization=quantization, compute_dtype=dtype)
     if tuning == "lora":
         add_lora(network, lora)
     if moved:
@@ -203,6 +227,7 @@ def make_classifier(
     info = ArtifactInfo(
         label_space=space.to_json(),
         tuning=tuning,  # type: ignore[arg-type]
+        quantization=quantization,
         pooling=network.layout.pooling,
         template="{text}",
         max_length=encoding.max_length,

@@ -83,7 +83,7 @@ def prepare(
     check_there(data, test, config, labels)
     from rayclf.cli import show
     from rayclf.cli.questions import Questions
-    from rayclf.config import load_config, parse_override
+    from rayclf.config_file import load_config, parse_override
     from rayclf.data.prepare import check_output
     from rayclf.data.prepare import prepare as write
     from rayclf.errors import AmbiguousColumn

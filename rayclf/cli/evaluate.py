@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rayclf.cli.options import Artifact, Device, Json, LabelColumn, Precision, TextColumn, check_precision, check_there
+from rayclf.cli.options import (
+    Artifact,
+    Device,
+    Json,
+    LabelColumn,
+    Metrics,
+    Precision,
+    TextColumn,
+    check_precision,
+    check_there,
+)
 
 
 def evaluate(
@@ -14,6 +24,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Labelled file.", show_default=False)],
     text: TextColumn = None,
     label: LabelColumn = None,
+    metric: Metrics = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -27,7 +38,13 @@ def evaluate(
     import rayclf
     from rayclf.cli import show
 
-    options: dict[str, Any] = {"text": text, "label": label, "device": device, "precision": precision}
+    options: dict[str, Any] = {
+        "text": text,
+        "label": label,
+        "metrics": metric or (),
+        "device": device,
+        "precision": precision,
+    }
     if json:
         show.print_json(rayclf.evaluate(artifact, data, **options))
         return

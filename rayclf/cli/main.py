@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from rayclf.cli import data, demo, evaluate, export, info, predict, score, serve, train
+from rayclf.cli import data, demo, evaluate, export, info, plan, predict, score, serve, train, tune
 from rayclf.errors import RayclfError
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("info")(info.info)

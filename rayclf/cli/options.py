@@ -23,13 +23,16 @@ Separator = Annotated[str | None, typer.Option(help="What parts several labels i
 LabelsFile = Annotated[
     str | None, typer.Option("--labels", help="File that declares the labels: TSV, JSON, YAML or SKOS.")
 ]
+Metrics = Annotated[
+    list[str] | None, typer.Option("--metric", help="Own metric as file.py:function; repeatable.", show_default=False)
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, over the YAML; repeatable.")]
 YamlFile = Annotated[str | None, typer.Option("--config", help="YAML file.")]
 
 
 def collect(set_: list[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides of ``--set`` with those of the flags that were given laid over them."""
-    from rayclf.config import parse_override
+    from rayclf.config_file import parse_override
 
     return dict(map(parse_override, set_ or [])) | {path: value for path, value in flags.items() if value is not None}
 

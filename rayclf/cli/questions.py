@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import typer
 
-from rayclf.config import load_config
+from rayclf.config_file import load_config
 from rayclf.data.columns import likely_separator
 from rayclf.data.sources import find_sources
 from rayclf.data.survey import first_rows, plan_extract

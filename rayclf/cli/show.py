@@ -165,15 +165,21 @@ class TrainView(ProgressView):
             self._steps = event["steps"]
             console.print(
                 f"backbone [bold]{event['backbone']}[/] ({event['parameters'] / 1e6:.1f} M parameters), "
-                f"{event['tuning']} tuning, {event['workers']} worker(s); Ray is starting …"
+                f"{event['tuning']} tuning, {event['workers']} worker(s), {event['strategy']}; Ray is starting …"
             )
         elif kind == "step":
+            self._step = event["step"]
             note = f"steps  epoch {event['epoch']}  loss {event['loss']:.4f}  {event['rows_per_second']:.0f} rows/s"
             self.update(event["step"], max(self._steps, event["step"]), note)
         elif kind == "evaluation":
             names = ("accuracy", "f1_macro", "log_loss")
             told = "  ".join(f"{_HEADLINES[name]} {number(event[name])}" for name in names)
-            console.print(f"epoch {event['epoch']}  {event['part']}: {told}")
+            when = "best" if event.get("final") else f"step {event['step']}" if event["step"] else "before training"
+            console.print(f"{when}  {event['part']}: {told}")
+        elif kind == "resumed":
+            console.print(f"going on after step {event['step']}")
+        elif kind == "stopping":
+            console.print("stopping after a checkpoint; --resume will go on from there (Ctrl-C again: stop at once)")
 
 
 class PrepareView(ProgressView):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from rayclf.cli.options import (
     Json,
     LabelColumn,
     LabelsFile,
+    Metrics,
     Set,
     Template,
     TextColumn,
@@ -36,6 +37,13 @@ def train(
     template: Template = None,
     label: LabelColumn = None,
     labels: LabelsFile = None,
+    metric: Metrics = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="tensorboard or mlflow; repeatable.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it was interrupted; else begin one.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")] = False,
     json: Json = False,
 ) -> None:
@@ -53,19 +61,20 @@ def train(
         "data.template": template,
         "data.label": label,
         "labels.file": labels,
+        "evaluation.metrics": metric,
+        "output.track": track,
         "output.overwrite": overwrite or None,
     }
     overrides = collect(set_, flags)
+    job: dict[str, Any] = {"test": test, "backbone": backbone, "config": config, "resume": resume}
     while True:
         try:
             if json:
-                run = rayclf.train(data, output, test=test, backbone=backbone, config=config, overrides=overrides)
+                run = rayclf.train(data, output, **job, overrides=overrides)
                 show.print_json({"run": str(run.folder), "artifact": str(run.artifact), "metrics": run.metrics})
                 return
             with show.TrainView() as view:
-                run = rayclf.train(
-                    data, output, test=test, backbone=backbone, config=config, overrides=overrides, on_event=view
-                )
+                run = rayclf.train(data, output, **job, overrides=overrides, on_event=view)
             break
         except AmbiguousColumn as error:
             if json or not sys.stdin.isatty():

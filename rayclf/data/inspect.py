@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayclf.config import Config, load_config
+from rayclf.config import Config
+from rayclf.config_file import load_config
 from rayclf.data.duplicates import Duplicates, Place, SharedTexts, find_duplicates, find_shared, place_of
 from rayclf.data.extract import hash_texts
 from rayclf.data.hints import find_hints

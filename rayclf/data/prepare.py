@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rayclf import storage
-from rayclf.config import Config, load_config
+from rayclf.config import Config
+from rayclf.config_file import load_config
 from rayclf.data.dataset import (
     LABELS,
     QUARANTINE,

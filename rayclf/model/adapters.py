@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from rayclf.config import LoraConfig
 from rayclf.errors import ArtifactError, ConfigError
-from rayclf.model.backbone import Network
+from rayclf.model.network import Network
+from rayclf.model.tensors import refuse_empty, whole_tensors
 
 _WEIGHTS = "adapter_model.safetensors"  # PEFT's name; were it missing, PEFT would look for a pickle, then on the hub
 
@@ -35,6 +37,8 @@ def add_lora(network: Network, config: LoraConfig) -> None:
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
+        use_dora=config.dora,
+        use_rslora=config.rslora,
         task_type=peft.TaskType.FEATURE_EXTRACTION,
     )
     try:
@@ -44,10 +48,19 @@ def add_lora(network: Network, config: LoraConfig) -> None:
         raise ConfigError(f"model.lora.target_modules: {str(error).splitlines()[0]}") from None
 
 
-def save_lora(network: Network, folder: Path) -> None:
-    """Write the adapters in PEFT's layout, as safetensors."""
+def save_lora(network: Network, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the adapters in PEFT's layout, as safetensors.
+
+    ``weights`` are as for :func:`~rayclf.model.tensors.whole_tensors`. Raises RayclfError rather than write an empty
+    tensor.
+    """
+    state = whole_tensors(network.backbone, "backbone.", weights)
+    tensors = {name: tensor for name, tensor in state.items() if "lora_" in name}
+    refuse_empty(tensors)
     # Embeddings are never tuned; left to itself, PEFT would ask the hub whether they have been resized.
-    network.backbone.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]  # a PeftModel
+    network.backbone.save_pretrained(  # type: ignore[operator]  # a PeftModel
+        folder, state_dict=tensors, save_embedding_layers=False
+    )
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rayclf.data.tokens import Encoding
 from rayclf.errors import ArtifactError
 from rayclf.model.adapters import load_lora, save_lora
-from rayclf.model.backbone import Network, fetch, load_network, weight_hashes
+from rayclf.model.backbone import fetch, load_network, weight_hashes
 from rayclf.model.info import ArtifactInfo, read_info, verify, write_info
+from rayclf.model.network import Network
+from rayclf.model.quantize import has_bitsandbytes
+from rayclf.model.tensors import refuse_empty, whole_tensors
 
 HEAD, TOKENIZER = "head.safetensors", "tokenizer.json"
 
 
-def save_artifact(folder: Path, network: Network, tokenizer: PreTrainedTokenizerBase, info: ArtifactInfo) -> None:
-    """Write a classifier into ``folder``, which must be empty or not there yet."""
+def save_artifact(
+    folder: Path,
+    network: Network,
+    tokenizer: PreTrainedTokenizerBase,
+    info: ArtifactInfo,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a classifier into ``folder``, which must be empty or not there yet.
+
+    ``weights`` are whole trained tensors under their ``Network.named_parameters()`` names, for a network whose own
+    parameters are partitioned over processes. Raises RayclfError rather than write an empty tensor.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     if info.tuning == "lora":
-        save_lora(network, folder / "adapter")
+        save_lora(network, folder / "adapter", weights)
     else:
-        network.backbone.save_pretrained(folder / "backbone", safe_serialization=True)  # type: ignore[operator]
-    head = {name: tensor.detach().cpu().contiguous() for name, tensor in network.head.state_dict().items()}
-    safetensors.torch.save_file(head, folder / HEAD)
+        state = whole_tensors(network.backbone, "backbone.", weights)
+        refuse_empty(state)
+        network.backbone.save_pretrained(folder / "backbone", state_dict=state)  # type: ignore[operator]
+    head = whole_tensors(network.head, "head.", weights)
+    refuse_empty(head)
+    safetensors.torch.save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}, folder / HEAD
+    )
     write_info(folder, info)
 
 
@@ -51,8 +71,9 @@ def load_artifact(
     """The network, the encoding and the description of the artifact in ``folder``.
 
     LoRA is merged into a float32 backbone; in lower precision merging would round the update away, so it stays
-    beside. ``check`` compares all files, and a backbone that lies elsewhere, with their recorded hashes. Raises
-    ArtifactError or BackboneError.
+    beside. A backbone that was quantised for training gets the values of its quantised weights, in ``dtype``: those
+    are what the adapter was trained on. ``check`` compares all files, and a backbone that lies elsewhere, with their
+    recorded hashes. Raises ArtifactError or BackboneError.
     """
     info = read_info(folder)
     if check:
@@ -63,7 +84,9 @@ def load_artifact(
         raise ArtifactError(
             f"{folder}: its adapter was trained on other weights than those in {source}; give back backbone {ref.id}"
         )
-    network = load_network(source, info.space, dtype=dtype)
+    if info.quantization and not has_bitsandbytes():
+        raise ArtifactError(f"{folder}: its adapter stands on quantised weights (qlora); install rayclf[qlora]")
+    network = load_network(source, info.space, dtype=dtype, quantization=info.quantization, dequantize=True)
     load_weights(network, folder, info, merge=dtype == torch.float32)
     return network, _load_encoding(folder, info), info
 

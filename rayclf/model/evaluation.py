@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from rayclf.bootstrap import Outcomes
+from rayclf.calibration import TemperatureFit
 from rayclf.config import DataConfig
 from rayclf.data.rows import read_labelled
 from rayclf.data.tokens import row_texts
@@ -16,8 +19,55 @@ from rayclf.labels import Floats, dense_targets
 from rayclf.metrics import MetricState
 from rayclf.model.engine import Classifier, Precision
 from rayclf.model.info import find_artifact, read_info
+from rayclf.model.samples import WorstMistakes
+from rayclf.own_metrics import OwnMetricState, load_metrics
 
-_WINDOW = 1024  # rows planned together: enough of them to find neighbours of like length
+WINDOW = 1024  # rows planned together: enough of them to find neighbours of like length
+
+
+@dataclass
+class Tally:
+    """What is counted of rows as they are classified; of every worker, then merged.
+
+    ``metrics`` counts the artifact's decisions, and what is None is left out: ``raw`` the same before calibration
+    (temperature 1, thresholds 0.5), ``outcomes`` what confidence intervals are drawn from, ``fit`` what the temperature
+    is fitted to, ``own`` the user's metrics, ``mistakes`` the worst of them.
+    """
+
+    metrics: MetricState
+    raw: MetricState | None = None
+    outcomes: Outcomes | None = None
+    fit: TemperatureFit | None = None
+    own: OwnMetricState | None = None
+    mistakes: WorstMistakes | None = None
+
+    def update(self, rows: pa.Table, logits: Floats, probabilities: Floats) -> None:
+        """Count canonical rows with their logits and probabilities ``[n, K]``."""
+        space = self.metrics.space
+        positive, unknown = (rows[name].combine_chunks() for name in ("positive", "unknown"))
+        targets = dense_targets(positive, unknown, len(space))
+        self.metrics.update(probabilities, targets)
+        if self.raw is not None:
+            self.raw.update(space.probabilities(logits), targets)
+        if self.outcomes is not None:
+            self.outcomes.update(probabilities, targets)
+        if self.fit is not None:
+            self.fit.update(logits, targets)
+        if self.own is not None:
+            self.own.update(rows["id"].to_pylist(), row_texts(rows), targets, probabilities)
+        if self.mistakes is not None:
+            self.mistakes.update(rows, probabilities)
+
+    def merge(self, other: Tally) -> None:
+        """Add what another worker counted with the same parts."""
+        for name in ("metrics", "raw", "outcomes", "fit", "own", "mistakes"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None:
+                mine.merge(theirs)
+
+    def compute(self) -> dict[str, Any]:
+        """All metrics, the user's among them."""
+        return self.metrics.compute() | (self.own.compute() if self.own is not None else {})
 
 
 def new_state(classifier: Classifier) -> MetricState:
@@ -25,26 +75,13 @@ def new_state(classifier: Classifier) -> MetricState:
     return MetricState(classifier.space, np.asarray(classifier.info.thresholds, np.float32))
 
 
-def score_rows(classifier: Classifier, rows: pa.Table) -> Iterator[tuple[pa.Table, Floats]]:
-    """Canonical rows in windows of 1,024 with their probabilities."""
-    for start in range(0, rows.num_rows, _WINDOW):
-        window = rows.slice(start, _WINDOW).combine_chunks()
-        yield window, classifier.probabilities(row_texts(window))
-
-
-def evaluate_rows(
-    classifier: Classifier, rows: pa.Table, on_progress: Callable[[int], None] | None = None
-) -> tuple[MetricState, Floats]:
-    """The counts of ``rows`` and their probabilities ``[n, K]``, in order; ``on_progress`` gets the rows just done."""
-    state = new_state(classifier)
-    parts = [np.empty((0, len(classifier.space)), np.float32)]
-    for window, probabilities in score_rows(classifier, rows):
-        positive, unknown = (window[name].combine_chunks() for name in ("positive", "unknown"))
-        state.update(probabilities, dense_targets(positive, unknown, len(classifier.space)))
-        parts.append(probabilities)
-        if on_progress:
-            on_progress(window.num_rows)
-    return state, np.concatenate(parts)
+def classify(classifier: Classifier, rows: pa.Table, tally: Tally) -> Floats:
+    """Count a window of canonical rows; returns their probabilities ``[n, K]``."""
+    rows = rows.combine_chunks()
+    logits = classifier.logits(row_texts(rows))
+    probabilities = classifier.to_probabilities(logits)
+    tally.update(rows, logits, probabilities)
+    return probabilities
 
 
 def evaluate(
@@ -54,6 +91,7 @@ def evaluate(
     text: str | None = None,
     label: str | None = None,
     separator: str = "|",
+    metrics: Sequence[str] = (),
     device: str = "auto",
     precision: Precision = "auto",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -61,19 +99,15 @@ def evaluate(
     """All metrics of an artifact on a labelled file (see :meth:`rayclf.metrics.MetricState.compute`).
 
     The text column is ``text``, else what the classifier was trained on is read, else one is found as in training.
-    ``on_progress`` gets the rows done and in all. Raises DataError or LabelError for a file that does not fit,
-    ArtifactError.
+    ``metrics`` are the user's own, ``file.py:function``. ``on_progress`` gets the rows done and in all. Raises
+    DataError or LabelError for a file that does not fit, ConfigError for a metric that fails, ArtifactError.
     """
     info = read_info(find_artifact(artifact))
     columns = DataConfig(text=text, label=label, separator=separator)
     rows = read_labelled(data, columns, space=info.space, prefer=info.reads).table
     classifier = Classifier.load(artifact, device=device, precision=precision)
-    done = 0
-
-    def progress(count: int) -> None:
-        nonlocal done
-        done += count
-        on_progress(done, rows.num_rows)
-
-    state, _ = evaluate_rows(classifier, rows, progress)
-    return state.compute()
+    tally = Tally(new_state(classifier), own=OwnMetricState(load_metrics(metrics), info.space) if metrics else None)
+    for start in range(0, rows.num_rows, WINDOW):
+        classify(classifier, rows.slice(start, WINDOW), tally)
+        on_progress(min(start + WINDOW, rows.num_rows), rows.num_rows)
+    return tally.compute()

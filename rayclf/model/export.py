@@ -11,8 +11,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from rayclf import storage
 from rayclf.errors import OutputError
 from rayclf.model.artifact import load_artifact
-from rayclf.model.backbone import Network, load_tokenizer, set_pad_token
+from rayclf.model.backbone import load_tokenizer, set_pad_token
 from rayclf.model.info import find_artifact
+from rayclf.model.network import Network
 
 
 def export(artifact: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:

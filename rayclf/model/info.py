@@ -47,6 +47,7 @@ class ArtifactInfo(BaseModel):
     label_space: dict[str, Any]
     method: Literal["head"] = "head"
     tuning: Literal["full", "lora"]
+    quantization: Literal["nf4", "int8"] | None = None  # of the backbone that the adapter was trained on
     pooling: Literal["cls", "mean", "last"]
     template: str
     max_length: int = Field(ge=1)
@@ -68,6 +69,12 @@ class ArtifactInfo(BaseModel):
         return LabelSpace.from_json(self.label_space)
 
     @model_validator(mode="after")
+    def _only_adapters_stand_on_quantised_weights(self) -> ArtifactInfo:
+        if self.quantization and self.tuning != "lora":
+            raise ValueError("only an adapter can stand on a quantised backbone")
+        return self
+
+    @model_validator(mode="after")
     def _chat_has_a_template(self) -> ArtifactInfo:
         if self.reads.form == "messages" and self.chat_template is None:
             raise ValueError("reads chat messages and has no chat template")
@@ -81,7 +88,7 @@ class ArtifactInfo(BaseModel):
 def find_artifact(path: str | os.PathLike[str]) -> Path:
     """The artifact folder at ``path``, which may also be a run folder or a checkpoint; raises ArtifactError if none."""
     folder = storage.local_path(path, "artifact")
-    for candidate in (folder, folder / "artifact"):
+    for candidate in (folder, folder / "artifact", folder / "best" / "artifact"):
         if (candidate / INFO).is_file():
             return candidate
     if not folder.exists():

@@ -29,3 +29,16 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
         return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
     weights = attention_mask.unsqueeze(-1).float()
     return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def pool_rows(hidden: Tensor, ends: Tensor, pooling: Pooling) -> Tensor:
+    """``[T, width]`` of rows one after the other to float32 ``[n, width]``.
+
+    ``ends`` is where the first row starts, 0, and where each ends: int ``[n + 1]``, growing, the last T.
+    """
+    if pooling == "cls":
+        return hidden[ends[:-1]].float()
+    if pooling == "last":
+        return hidden[ends[1:] - 1].float()
+    # Sums of whole rows: index_add would add in another order each time on a GPU.
+    return torch.segment_reduce(hidden.float(), "mean", offsets=ends.long(), axis=0)

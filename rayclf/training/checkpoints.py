@@ -1,49 +1,46 @@
 """Checkpoints: an artifact that can be used as it is, beside the state that training goes on from. Nothing pickled.
 
 artifact/           the classifier at this point
-state.safetensors   the optimizer's tensors
-state.json          the epoch and step reached
+state.safetensors   the optimizer's tensors, whole and by parameter name: any strategy and number of workers can go on
+state.json          how far training has come
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
-import torch
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
 
 from rayclf import storage
-from rayclf.model.artifact import save_artifact
-from rayclf.model.backbone import Network
-from rayclf.model.info import ArtifactInfo
+from rayclf.training.strategies import OptimizerState
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come: epochs finished, steps done."""
+    """How far training has come, which is all that it needs to go on: rows, rates and random numbers follow from it.
 
-    epoch: int = 0
+    ``best`` is the highest rank of an evaluation so far, ``stale`` the evaluations since; ``finished`` says that no
+    step is to follow, because all are done or patience has run out.
+    """
+
     step: int = 0
+    best: float | None = None
+    stale: int = 0
+    finished: bool = False
+
+    def ranked(self, rank: float) -> Progress:
+        """The progress after an evaluation of this rank; NaN never is the best."""
+        better = rank == rank and (self.best is None or rank > self.best)
+        return Progress(self.step, rank if better else self.best, 0 if better else self.stale + 1, self.finished)
 
 
-def save_checkpoint(
-    folder: Path,
-    network: Network,
-    tokenizer: PreTrainedTokenizerBase,
-    info: ArtifactInfo,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-) -> None:
-    """Write a checkpoint into an empty folder."""
-    save_artifact(folder / "artifact", network, tokenizer, info)
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    tensors = {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
-    safetensors.torch.save_file(
-        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "state.safetensors"
-    )
+def save_state(folder: Path, optimizer: OptimizerState, progress: Progress) -> None:
+    """Write what training goes on from."""
+    tensors = {f"{key}:{name}": value for name, values in optimizer.items() for key, value in values.items()}
+    safetensors.torch.save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "state.safetensors")
     storage.write_json(folder / "state.json", asdict(progress))
 
 
@@ -52,11 +49,10 @@ def load_progress(folder: Path) -> Progress:
     return Progress(**storage.read_json(folder / "state.json"))
 
 
-def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer, made over the same parameters, its state of the checkpoint."""
-    tensors = safetensors.torch.load_file(folder / "state.safetensors")
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def load_optimizer_state(folder: Path) -> Mapping[str, Mapping[str, Tensor]]:
+    """The optimizer's tensors by parameter name."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for place, tensor in safetensors.torch.load_file(folder / "state.safetensors").items():
+        key, _, name = place.partition(":")
+        state.setdefault(name, {})[key] = tensor
+    return state

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rayclf import storage
-from rayclf.cluster import connect, cores, root_cause
+from rayclf.cluster import connect
 from rayclf.config import Config
-from rayclf.data.dataset import Dataset
-from rayclf.data.weights import LabelWeights, label_weights
-from rayclf.labels import LabelSpace
-from rayclf.model.info import read_info, write_info
-from rayclf.training.plan import ModelPlan, count_workers, find_data, plan_model, resolve_settings
+from rayclf.data.weights import label_weights
+from rayclf.metrics import metrics_of
+from rayclf.own_metrics import check_choice, check_room, load_metrics
+from rayclf.training.job import Job
+from rayclf.training.plan import ModelPlan, check_loss, choose_workers, find_data, plan_model, resolve_settings
+from rayclf.training.resume import check_same, go_on, interrupted, prepared_folder
 from rayclf.training.run import Run, check_place, create_run, now
+from rayclf.training.tracking import check_trackers
 
 Event = dict[str, Any]
 
@@ -30,20 +29,38 @@ def train(
     backbone: str | None = None,
     config: Config | str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Run:
     """Fine-tune a classifier on a labelled file and write the run folder ``output``.
 
     ``test`` is a file of rows for the final test, else a part of ``data`` is held out. ``config`` is a YAML file or a
-    :class:`rayclf.config.Config`, ``overrides`` its fields by dotted path (``{"train.epochs": 5}``). ``on_event`` gets
-    what happens, beginning with ``{"kind": "data", …}``, then every line of ``metrics.jsonl``.
+    :class:`rayclf.config.Config`, ``overrides`` its fields by dotted path (``{"train.epochs": 5}``). With ``resume`` a
+    run that was interrupted goes on from its last checkpoint, under the settings that it began with; one that is done
+    is returned, and where there is none a new one begins. ``on_event`` gets what happens, beginning with
+    ``{"kind": "data", …}``, then every line of ``metrics.jsonl``; what it raises ends the training after a checkpoint.
 
     Raises UserError (of one of its kinds) for what the caller can mend, before anything is written; RayclfError when
-    training itself fails, which leaves the run folder with the state ``failed``.
+    training itself fails, which leaves the run folder with the state ``failed``. A KeyboardInterrupt waits for a
+    checkpoint, leaves the state ``stopped`` and is raised again; a second one does not wait.
     """
     settings = resolve_settings(config, backbone, overrides)
-    folder = check_place(output, settings.output.overwrite)
+    earlier = interrupted(output) if resume else None
+    if earlier is not None:
+        check_same(earlier, data, test, settings)
+        if earlier.status["state"] == "done":
+            return earlier
+        settings = go_on(earlier, settings)
+        if (prepared := prepared_folder(earlier)) is not None:
+            data, test = prepared, None
+    own = load_metrics(settings.evaluation.metrics)
+    check_choice(settings.train.metric, own)
+    check_trackers(settings.output.track)
+    folder = check_place(output, settings.output.overwrite) if earlier is None else earlier.folder
     found = find_data(data, test, settings)
+    check_choice(settings.train.metric, own, metrics_of(found.space))
+    check_room(own, max(counts.rows for counts in found.counts.values()), len(found.space))
+    check_loss(settings.train.loss, found.space.problem_type)
     on_event(
         {
             "kind": "data",
@@ -57,140 +74,67 @@ def train(
     )
     plan = plan_model(settings, found)
     connect()
-    workers = count_workers(settings)
-    resolved = settings.model_copy(
-        update={
-            "model": settings.model.model_copy(update={"method": plan.info.tuning, "max_length": plan.info.max_length}),
-            "train": settings.train.model_copy(update={"learning_rate": plan.learning_rate}),
-            "resources": settings.resources.model_copy(update={"workers": workers}),
-        }
-    )
-    weights = label_weights(settings.train.class_weights, found.counts["train"], found.space)
+    cluster = choose_workers(settings, plan)
+    resolved = _resolved(settings, plan, cluster.workers, cluster.strategy)
     rows = {part: counts.rows for part, counts in found.counts.items()}
-    facts = {
-        "data": os.fspath(data),
-        "test": os.fspath(test) if test else None,
-        "rows": rows,
-        "read": found.read,
-        "quarantined": found.quarantined,
-        "backbone": plan.info.backbone.id,
-    }
-    run = create_run(folder, resolved, found.space, facts | {"epochs": settings.train.epochs})
+    if earlier is None:
+        facts = {
+            "data": os.fspath(data),
+            "test": os.fspath(test) if test else None,
+            "rows": rows,
+            "read": found.read,
+            "quarantined": found.quarantined,
+            "backbone": plan.info.backbone.id,
+            "epochs": settings.train.epochs,
+        }
+        run = create_run(folder, resolved, found.space, facts)
+    else:
+        run = earlier
+        run.write_status(state="running", pid=os.getpid(), error=None, resumed=run.status.get("resumed", 0) + 1)
     on_event(
         {
             "kind": "start",
             "backbone": plan.info.backbone.id,
-            "tuning": plan.info.tuning,
+            "tuning": plan.tuning,
             "parameters": plan.parameters,
-            "workers": workers,
+            "workers": cluster.most,
+            "strategy": resolved.train.strategy,
             "steps": settings.train.epochs * -(-rows["train"] // settings.train.batch_size),
         }
     )
+    from rayclf.training.fit import fit
+    from rayclf.training.journal import open_journal
+
     try:
         dataset = found.write(run.folder, settings, on_event)
-        checkpoint = _fit(run, resolved, plan, dataset, weights, workers, on_event)
-        _finish(run, checkpoint)
+        job = Job(
+            config=resolved,
+            space=found.space,
+            encoding=plan.encoding,
+            info=plan.info.model_dump(),
+            learning_rate=plan.learning_rate,
+            dataset=dataset.folder,
+            rows=dataset.rows,
+            journal=open_journal(run.folder),
+            weights=label_weights(settings.train.class_weights, found.counts["train"], found.space),
+            own=own,
+        )
+        fit(run, job, cluster, on_event)
     except BaseException as error:
-        reason = "stopped" if isinstance(error, KeyboardInterrupt) else str(error)
-        run.write_status(state="failed", error=reason, ended=now())
+        stopped = isinstance(error, KeyboardInterrupt)
+        run.write_status(state="stopped" if stopped else "failed", error=None if stopped else str(error), ended=now())
         raise
     run.write_status(state="done", ended=now())
     return run
 
 
-def _fit(
-    run: Run,
-    config: Config,
-    plan: ModelPlan,
-    dataset: Dataset,
-    weights: LabelWeights | None,
-    workers: int,
-    on_event: Callable[[Event], None],
-) -> Any:
-    import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from rayclf.data.stream import EveryRow, training_stream
-    from rayclf.training.job import Job, train_loop
-    from rayclf.training.journal import open_journal
-
-    journal = open_journal(run.folder)
-    gpu = bool(ray.cluster_resources().get("GPU", 0))
-    job = Job(
-        config=config,
-        space=LabelSpace.from_json(plan.info.label_space),
-        encoding=plan.encoding,
-        info=plan.info.model_dump(),
-        learning_rate=plan.learning_rate,
-        train_rows=dataset.rows["train"],
-        dataset=dataset.folder,
-        held_out=tuple(part for part in dataset.rows if part != "train"),
-        weights=weights,
-        journal=journal,
-        threads=config.resources.threads or max(1, cores() // workers),
+def _resolved(settings: Config, plan: ModelPlan, workers: int | tuple[int, int], strategy: str) -> Config:
+    """The settings with what was left to rayclf filled in: they are the record of the run."""
+    choices = {
+        "model": {"method": plan.tuning, "max_length": plan.info.max_length},
+        "train": {"learning_rate": plan.learning_rate, "strategy": strategy},
+        "resources": {"workers": workers},
+    }
+    return settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update=fields) for name, fields in choices.items()}
     )
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": config.resources.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=str(run.folder),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=config.train.keep_checkpoints,
-                checkpoint_score_attribute="rank_by",
-                checkpoint_score_order="max",
-            ),
-            failure_config=FailureConfig(max_failures=config.train.max_failures),
-        ),
-        datasets={"train": training_stream(dataset, plan.encoding, workers)},
-        dataset_config=EveryRow(),
-    )
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(run, on_event, stop), daemon=True)
-    watcher.start()
-    try:
-        result = trainer.fit()
-    except Exception as error:
-        raise root_cause(error, "training") from error
-    finally:
-        stop.set()
-        watcher.join()
-        ray.kill(journal)
-    if result.error is not None:
-        raise root_cause(result.error, "training") from result.error
-    best = max(result.best_checkpoints, key=lambda pair: pair[1]["rank_by"])
-    return best[0]
-
-
-def _watch(run: Run, on_event: Callable[[Event], None], stop: threading.Event) -> None:
-    """Pass on the lines of ``metrics.jsonl`` as they are written, and the last of them after the end."""
-    told = 0
-    while True:
-        ended = stop.wait(0.2)
-        events = run.events
-        for event in events[told:]:
-            on_event(event)
-        told = len(events)
-        if ended:
-            return
-
-
-def _finish(run: Run, checkpoint: Any) -> None:
-    """Make the best checkpoint's artifact the run's, with all metrics in it, and draw the report."""
-    from rayclf.training.report import write_report
-
-    with checkpoint.as_directory() as folder, storage.folder_whole(run.artifact) as draft:
-        shutil.copytree(Path(folder) / "artifact", draft, dirs_exist_ok=True)
-        tests = [event for event in run.events if event.get("part") == "test"]
-        if tests:
-            info = read_info(draft)
-            hidden = ("time", "kind", "part", "step", "epoch")
-            metrics = {name: value for name, value in tests[-1].items() if name not in hidden}
-            write_info(draft, info.model_copy(update={"metrics": info.metrics | {"test": metrics}}))
-    write_report(run)

@@ -10,15 +10,16 @@ from rayclf.config import Config
 from rayclf.data.tokens import Encoding
 from rayclf.data.weights import LabelWeights
 from rayclf.labels import LabelSpace
+from rayclf.own_metrics import OwnMetric
 
 
 @dataclass(frozen=True)
 class Job:
     """One training job; travels by pickle inside one cluster.
 
-    ``info`` is the artifact's description in JSON form, ``dataset`` the folder of the prepared data set and
-    ``held_out`` its parts besides ``train``, ``journal`` the actor that writes the run folder. ``weights`` weigh the
-    labels in the training loss; metrics are never weighted.
+    ``info`` is the artifact's description in JSON form, ``dataset`` the folder of the prepared data set with ``rows``
+    of each part, ``journal`` the actor that writes the run folder. ``weights`` weigh the labels in the training loss;
+    metrics are never weighted. ``own`` are the user's metrics.
     """
 
     config: Config
@@ -26,17 +27,21 @@ class Job:
     encoding: Encoding
     info: Mapping[str, Any]
     learning_rate: float
-    train_rows: int
     dataset: str
-    held_out: tuple[str, ...]
+    rows: Mapping[str, int]
     journal: Any
-    threads: int
     weights: LabelWeights | None = None
+    own: tuple[OwnMetric, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one pass."""
-        return -(-self.train_rows // self.config.train.batch_size)
+        return -(-self.rows["train"] // self.config.train.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.steps_per_epoch * self.config.train.epochs
 
 
 def train_loop(settings: dict[str, Any]) -> None:

@@ -9,22 +9,22 @@ from rayclf.config import TrainConfig
 
 
 def default_learning_rate(method: str, parameters: int) -> float:
-    """Peak rate for a backbone of so many parameters: 2e-4 for LoRA (QLoRA, arXiv:2305.14314, table 9), and for full
+    """Peak rate for a backbone of so many parameters: 2e-4 for adapters (QLoRA, arXiv:2305.14314, table 9), for full
     tuning the smaller the larger the backbone, from the grids of the BERT and MiniLM papers."""
-    if method == "lora":
+    if method != "full":
         return 2e-4
     return 1e-4 if parameters < 50e6 else 5e-5 if parameters < 200e6 else 2e-5
 
 
-def make_optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; vectors (biases, norms) are not decayed."""
+def make_optimizer(network: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; vectors (biases, norms) are not decayed. Its rate is 0 until it is set."""
     trainable = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda") for p in trainable)  # one kernel: 2.5 times faster on a CPU
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=fused)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=fused)
 
 
 def rate_at(step: int, steps: int, config: TrainConfig, peak: float) -> float:

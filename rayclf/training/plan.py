@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rayclf import storage
-from rayclf.cluster import require_cpus
-from rayclf.config import Config, load_config
+from rayclf.cluster import gpu_memory, require_cpus
+from rayclf.config import Config
+from rayclf.config_file import load_config
 from rayclf.data.dataset import RECORD, Dataset, is_dataset
 from rayclf.data.prepare import Plan, plan_parts, survey_test, write_dataset
 from rayclf.data.survey import Survey
@@ -19,7 +20,6 @@ from rayclf.data.tokens import Encoding
 from rayclf.data.weights import LabelCounts
 from rayclf.errors import ConfigError, ResourceError
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.metrics import METRICS
 from rayclf.model.info import ArtifactInfo, BackboneRef
 
 
@@ -36,9 +36,13 @@ def resolve_settings(
             raise ConfigError("overrides and backbone go with a YAML file or none, not with a Config; set its fields")
     else:
         settings = load_config(config, laid_over)
-    if settings.train.metric not in METRICS:
-        raise ConfigError(f"train.metric: no metric '{settings.train.metric}'; choose one of {', '.join(METRICS)}")
     return settings
+
+
+def check_loss(loss: str, kind: ProblemType) -> None:
+    """Raise ConfigError for a loss that the problem type has not."""
+    if loss == "asymmetric" and kind is ProblemType.MULTICLASS:
+        raise ConfigError("train.loss: asymmetric weighs negatives of each label; multiclass takes auto or focal")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class TrainingData:
         now."""
         if isinstance(self.source, Plan):
             return write_dataset(folder, self.source, settings, test=self.test, on_event=on_event)
-        storage.write_json(folder / RECORD, self.source.record.model_dump())
+        if os.fspath(folder) != self.source.folder:  # as it is when an interrupted run goes on
+            storage.write_json(folder / RECORD, self.source.record.model_dump())
         return self.source
 
 
@@ -94,6 +99,7 @@ class ModelPlan:
     encoding: Encoding
     learning_rate: float
     parameters: int
+    tuning: Literal["full", "lora", "qlora"]
 
 
 def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
@@ -106,13 +112,16 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
     about = describe(source)
     tokenizer = load_tokenizer(source)
     encoding = text_encoding(tokenizer, about.config, model, found.reads)
-    tuning = model.method if model.method != "auto" else "lora" if about.layout.pooling == "last" else "full"
+    by_kind: Literal["full", "lora"] = "lora" if about.layout.pooling == "last" else "full"
+    tuning = model.method if model.method != "auto" else by_kind
     local = Path(model.backbone).expanduser() if model.backbone else None
     name = str(local.resolve()) if local and local.is_dir() else model.backbone or DEFAULT_BACKBONE
-    threshold = settings.labels.threshold if space.problem_type is not ProblemType.MULTICLASS else 0.0
+    fixed = settings.labels.threshold if settings.labels.threshold != "tuned" else 0.5
+    threshold = fixed if space.problem_type is not ProblemType.MULTICLASS else 0.0
     info = ArtifactInfo(
         label_space=space.to_json(),
-        tuning=tuning,
+        tuning="full" if tuning == "full" else "lora",
+        quantization=model.quantization if tuning == "qlora" else None,
         pooling=about.layout.pooling,
         template=model.template,
         max_length=encoding.max_length,
@@ -127,27 +136,63 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
         ),
     )
     rate = settings.train.learning_rate or default_learning_rate(tuning, about.parameters)
-    return ModelPlan(info, encoding, rate, about.parameters)
+    return ModelPlan(info, encoding, rate, about.parameters, tuning)
 
 
-def count_workers(settings: Config) -> int:
-    """How many training processes the cluster that is connected will run; raises ResourceError when it cannot."""
+@dataclass(frozen=True)
+class Cluster:
+    """What the job takes of the cluster: workers, or the fewest and the most, a GPU each or none, and how they share
+    the work."""
+
+    workers: int | tuple[int, int]
+    gpu: bool
+    strategy: str
+
+    @property
+    def most(self) -> int:
+        """The most workers that there can be at once."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+def choose_workers(settings: Config, plan: ModelPlan) -> Cluster:
+    """How many training processes the connected cluster will run, and how; raises ResourceError when it cannot."""
     import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = settings.resources.workers or max(1, gpus)
-    if gpus and workers > gpus:
-        raise ResourceError(
-            f"resources.workers: {workers} workers want a GPU each and the cluster has {gpus}; lower it"
-        )
-    if workers > settings.train.batch_size:
+    fewest, most = (workers, workers) if isinstance(workers, int) else workers
+    if fewest > most:
+        raise ConfigError(f"resources.workers: [{fewest}, {most}] is no range; give the fewest first")
+    if gpus and fewest > gpus:
+        raise ResourceError(f"resources.workers: {fewest} workers want a GPU each and the cluster has {gpus}; lower it")
+    if most > settings.train.batch_size:
         raise ConfigError(
-            f"train.batch_size: {settings.train.batch_size} rows cannot be shared by {workers} workers; raise it"
+            f"train.batch_size: {settings.train.batch_size} rows cannot be shared by {most} workers; raise it"
         )
-    needed = workers * settings.resources.cpus_per_worker + 1
     require_cpus(
-        needed,
-        f"training with {workers} worker(s), and one CPU for reading,",
+        fewest * settings.resources.cpus_per_worker + 1,
+        f"training with {fewest} worker(s), and one CPU for reading,",
         "lower resources.workers or resources.cpus_per_worker",
     )
-    return workers
+    strategy: str = settings.train.strategy
+    if strategy == "single" and most > 1:
+        raise ConfigError(f"train.strategy: single is for one worker and resources.workers is {most}; choose ddp")
+    if strategy == "auto":
+        strategy = _least_strategy(settings, plan, fewest, most, gpus > 0)
+    return Cluster(workers, gpus > 0, strategy)
+
+
+def _least_strategy(settings: Config, plan: ModelPlan, fewest: int, most: int, gpu: bool) -> str:
+    """The strategy that ``auto`` stands for; on CPUs workers share one memory, and DeepSpeed only adds to it."""
+    if not gpu:
+        return "single" if most == 1 else "ddp"
+    from rayclf.model.backbone import fetch
+    from rayclf.training.memory import Case, resolve_strategy
+    from rayclf.training.parameters import read_shape
+
+    model = settings.model.model_copy(update={"method": plan.tuning})
+    labels = len(plan.info.space)
+    shape = read_shape(fetch(model.backbone, model.revision), labels, None if plan.tuning == "full" else model.lora)
+    precision = "fp32" if settings.train.precision == "fp32" else "bf16"
+    config = settings.model_copy(update={"model": model})
+    return resolve_strategy(Case(config, shape, labels, fewest, precision, cpu=False), gpu_memory())

@@ -1,64 +1,114 @@
-"""``report.html``: a run at a glance, in one file that needs nothing else. No text of the data is in it."""
+"""``report.html`` and ``charts/*.png``: a run at a glance, in files that need nothing else.
+
+Texts of the data are in it only when the run was told to keep them (``output.texts``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rayclf import storage
-from rayclf.charts import Points, heading, line_chart, note, page, table
+from rayclf.charts import Chart, figure, page, write_png
+from rayclf.training import report_curves as curves
+from rayclf.training import report_facts as facts
+from rayclf.training import report_tables as tables
 from rayclf.training.run import Run
 
-_MOST_ROWS = 200
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left on disk, for its report: files that are not there are empty here."""
+
+    events: Sequence[Mapping[str, Any]]  # metrics.jsonl
+    info: Mapping[str, Any]  # artifact/rayclf.json
+    status: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    mistakes: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def read(cls, run: Run) -> Record:
+        """The record of a finished run; raises FileNotFoundError when it has no artifact."""
+        config = run.folder / "config.yaml"
+        return cls(
+            events=run.events,
+            info=storage.read_json(run.artifact / "rayclf.json"),
+            status=_optional(run.folder / "status.json", {}),
+            config=(yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.is_file() else {},
+            curves=_optional(run.folder / "curves.json", {}),
+            mistakes=_optional(run.folder / "mistakes.json", []),
+        )
+
+
+def _optional(file: Path, default: Any) -> Any:
+    return storage.read_json(file) if file.is_file() else default
 
 
 def write_report(run: Run) -> None:
-    """Draw the report of a finished run from its folder."""
-    info = storage.read_json(run.artifact / "rayclf.json")
+    """Draw the report of a finished run from its folder: ``report.html``, and each of its charts as a PNG file.
+
+    Everything is drawn before the first file is written, and an earlier report is replaced.
+    """
+    drawn = sections(Record.read(run))
+    title = facts.title(run.status)
+    charts = [one for one in drawn if not isinstance(one, str)]
+    pictures = {f"{name}.png": _png(chart) for name, chart in zip(file_names(charts), charts, strict=True)}
+    html = _page(title, drawn).encode()
+    folder = run.folder / "charts"
+    shutil.rmtree(folder, ignore_errors=True)
+    with storage.folder_whole(folder) as draft:
+        for name, picture in pictures.items():
+            (draft / name).write_bytes(picture)
     with storage.write_whole(run.folder / "report.html") as file:
-        file.write(render(run.events, info, run.status).encode())
+        file.write(html)
 
 
-def render(events: Sequence[dict[str, Any]], info: dict[str, Any], status: dict[str, Any]) -> str:
+def render(record: Record) -> str:
     """The page as HTML."""
-    steps = [(e["step"], e["loss"]) for e in events if e["kind"] == "step"]
-    checks = [e for e in events if e["kind"] == "evaluation" and e["part"] == "validation"]
-    losses: dict[str, Points] = {"training": smooth(steps), "validation": [(e["step"], e["log_loss"]) for e in checks]}
-    labels = info["label_space"]["labels"]
-    sections = [
-        note(
-            f"{len(labels)} labels, {info['label_space']['problem_type']}; {info['tuning']} tuning; "
-            f"rows: {', '.join(f'{part} {count}' for part, count in status['rows'].items())}; read {status['read']} = "
-            f"{status['read'] - status['quarantined']} kept + {status['quarantined']} quarantined; {info['created']}"
-        ),
-        heading("Loss"),
-        line_chart(losses, "step", "loss"),
-    ]
-    if checks:
-        curves: dict[str, Points] = {name: [(e["step"], e[name]) for e in checks] for name in ("accuracy", "f1_macro")}
-        sections += [heading("Validation"), line_chart(curves, "step", "metric")]
-    for part, metrics in info["metrics"].items():
-        sections += [heading(f"Metrics, {part}"), *_metric_tables(metrics)]
-    return page(f"{status['backbone']} on {status['data']}", sections)
+    return _page(facts.title(record.status), sections(record))
 
 
-def _metric_tables(metrics: dict[str, Any]) -> list[str]:
-    headline = [(name.replace("_", " "), value) for name, value in metrics.items() if not isinstance(value, list)]
-    per_label = [tuple(row.values()) for row in metrics["per_label"][:_MOST_ROWS]]
+def sections(record: Record) -> list[str | Chart]:
+    """All of the page, in order: HTML and descriptions of charts, none of which is empty."""
     parts = [
-        table(("metric", "value"), headline),
-        table(("label", "precision", "recall", "F1", "ROC-AUC", "rows"), per_label),
+        facts.facts(record.events, record.info, record.status, record.config),
+        curves.training(record.events, record.config),
+        curves.validation(record.events, record.config),
+        tables.metrics(record.events, record.info, record.config),
+        tables.labels(record.events, record.info),
+        tables.confusions(record.events, record.info),
+        curves.decisions(record.curves, record.info),
+        tables.mistakes(record.mistakes),
     ]
-    if metrics["confusions"]:
-        pairs = [(f"{c['actual']} taken for {c['predicted']}", c["rows"]) for c in metrics["confusions"]]
-        parts.append(table(("confusion", "rows"), pairs))
-    return parts
+    return [one for part in parts for one in part if isinstance(one, str) or not one.empty]
 
 
-def smooth(points: Sequence[tuple[float, float]], share: float = 0.9) -> list[tuple[float, float]]:
-    """Running mean of the second coordinate: what is left of the old mean is ``share``, unbiased at the beginning."""
-    result, mean, weight = [], 0.0, 0.0
-    for x, y in points:
-        mean, weight = share * mean + (1 - share) * y, share * weight + (1 - share)
-        result.append((x, mean / weight))
-    return result
+def file_names(charts: Sequence[Chart]) -> list[str]:
+    """Names for the charts' files, made of their own: ``ROC curves`` is ``roc-curves``, a second one ``roc-curves-2``.
+
+    Only ASCII letters and digits are left of a name, since own metrics may be called anything.
+    """
+    names: list[str] = []
+    for chart in charts:
+        name = re.sub("[^a-z0-9]+", "-", chart.name.lower()[:60]).strip("-") or "chart"
+        same = (f"{name}-{count}" if count > 1 else name for count in range(1, len(charts) + 2))
+        names.append(next(one for one in same if one not in names))
+    return names
+
+
+def _page(title: str, drawn: Sequence[str | Chart]) -> str:
+    return page(title, [one if isinstance(one, str) else figure(one) for one in drawn])
+
+
+def _png(chart: Chart) -> bytes:
+    buffer = io.BytesIO()
+    write_png(chart, buffer)
+    return buffer.getvalue()

@@ -1,6 +1,7 @@
 """The run folder: one training job on disk, readable without the process that writes it.
 
-config.yaml  labels.json  status.json  metrics.jsonl  predictions.parquet  report.html  checkpoints/  artifact/
+config.yaml  labels.json  status.json  metrics.jsonl  samples.jsonl  checkpoints/  artifact/
+predictions.parquet  curves.json  mistakes.json  report.html  charts/  data/ with dataset.json
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ class Run:
         return self.folder / "artifact"
 
     @property
+    def config(self) -> Config:
+        """The settings that the run began with, what was left open filled in."""
+        return Config.model_validate(yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
+
+    @property
     def status(self) -> dict[str, Any]:
-        """``state`` (running, done, failed), progress and times."""
+        """``state`` (running, done, stopped, failed), progress and times."""
         return dict(storage.read_json(self.folder / "status.json"))
 
     @property
@@ -44,10 +50,22 @@ class Run:
         return dict(storage.read_json(self.artifact / "rayclf.json")["metrics"])
 
     @property
-    def events(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``: one a logged step or evaluation."""
+    def lines(self) -> list[dict[str, Any]]:
+        """All whole lines of ``metrics.jsonl``: steps, evaluations, and where training was resumed."""
         file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The steps and evaluations that made the classifier: not those that an interruption undid."""
+        events: list[dict[str, Any]] = []
+        for line in self.lines:
+            if line["kind"] == "resumed":
+                events = [event for event in events if event["step"] <= line["step"]]
+            else:
+                events.append(line)
+        return events
 
     def write_status(self, **fields: Any) -> None:
         """Lay ``fields`` over ``status.json`` and stamp the time."""
@@ -66,25 +84,26 @@ def check_place(output: str | os.PathLike[str], overwrite: bool) -> Path:
     if folder.is_file():
         raise OutputError(f"{os.fspath(output)}: is a file; --output must name a folder for the run")
     if folder.is_dir() and any(folder.iterdir()):
-        if not _is_run(folder):
+        if not is_run(folder):
             raise OutputError(f"{os.fspath(output)}: exists and is not a run; choose another --output")
         if not overwrite:
             raise OutputError(f"{os.fspath(output)}: holds a run already; choose another --output or pass --overwrite")
     return folder
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` holds a run, in whatever state."""
     return (folder / "config.yaml").is_file() and (folder / "status.json").is_file()
 
 
 def create_run(folder: Path, config: Config, space: LabelSpace, facts: Mapping[str, Any]) -> Run:
     """Lay out the folder of a new run, in the place of an old one; :func:`check_place` has been asked before."""
-    if folder.is_dir() and _is_run(folder):
+    if folder.is_dir() and is_run(folder):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
     with storage.write_whole(folder / "config.yaml") as file:
         file.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     storage.write_json(folder / "labels.json", space.to_json())
-    run.write_status(state="running", started=now(), pid=os.getpid(), **facts)
+    run.write_status(state="running", started=now(), pid=os.getpid(), host=os.uname().nodename, **facts)
     return run

@@ -1,155 +1,111 @@
 """One optimiser step over a global batch, on any number of workers.
 
 The loss is the mean over the known targets of the whole global batch: every micro-batch on every worker adds its sum
-divided by the global count, and gradients are summed. So padding, unknown targets, uneven shards, a short last batch
-and the number of workers change nothing about the result (a mean of means, as in averaging each micro-batch, would).
-
-Label weights keep that law, and mean what they mean in PyTorch: cross-entropy is divided by the global sum of the rows'
-weights (``CrossEntropyLoss(weight=…)``), binary cross-entropy by the count of known targets, whatever they weigh
-(``BCEWithLogitsLoss(pos_weight=…)``).
+divided by the global count, and gradients are summed. So padding, packing, unknown targets, uneven shares, a short last
+batch and the number of workers change nothing about the result (a mean of means, as in averaging each micro-batch,
+would).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rayclf.data.tokens import TokenBatch
-from rayclf.data.weights import LabelWeights
-from rayclf.labels import ProblemType
-from rayclf.model.packing import pad_batch, plan_batches
-
-_BUCKET = 2**23  # gradient elements in one collective: 32 MiB
+from rayclf.model.packing import Inputs, make_inputs, plan_batches
+from rayclf.training.losses import TrainingLoss
+from rayclf.training.strategies import Strategy, all_sum
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes: ids and mask ``[n, length]``, targets ``[n, K]`` (1, 0, NaN unknown)."""
+    """What one forward pass takes, and its targets ``[n, K]`` (1, 0, NaN unknown)."""
 
-    input_ids: Tensor
-    attention_mask: Tensor
+    inputs: Inputs
     targets: Tensor
-
-
-@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth value
-class TargetWeights:
-    """:class:`LabelWeights` on the device that trains: the weight of a 1 and of a 0 of each label, float32 ``[K]``."""
-
-    positive: Tensor
-    negative: Tensor
-
-    @classmethod
-    def on(cls, device: torch.device, weights: LabelWeights) -> TargetWeights:
-        """The weights, copied to a device."""
-        return cls(torch.tensor(weights.positive, device=device), torch.tensor(weights.negative, device=device))
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss of the global batch, weighted where labels are; the gradient norm before clipping; rows and tokens."""
+    """Mean loss of the global batch, weighted where labels are; the gradient norm before clipping; rows, tokens.
+
+    ``signals`` are those of :func:`train_step`, each true where it was for any worker.
+    """
 
     loss: float
     grad_norm: float
     rows: int
     tokens: int
+    signals: tuple[bool, ...] = ()
 
 
-def micro_batches(batch: TokenBatch, max_tokens: int, pad_token_id: int) -> list[MicroBatch]:
-    """Cut a worker's rows into micro-batches of like length: the same gradient as in one, with far less padding."""
-    plan = plan_batches([len(ids) for ids in batch.input_ids], max_tokens)
+def micro_batches(batch: TokenBatch, max_tokens: int, pad_token_id: int, packed: bool = False) -> list[MicroBatch]:
+    """Cut a worker's rows into micro-batches of at most ``max_tokens``, padding counted: the same gradient as in one.
+
+    Rows of like length go together, so that there is hardly any padding; ``packed`` ones have none.
+    """
+    plan = plan_batches([len(ids) for ids in batch.input_ids], max_tokens, packed)
     return [
-        MicroBatch(*pad_batch([batch.input_ids[i] for i in rows], pad_token_id), torch.from_numpy(batch.targets[rows]))
+        MicroBatch(
+            make_inputs([batch.input_ids[i] for i in rows], pad_token_id, packed),
+            torch.from_numpy(batch.targets[rows]),
+        )
         for rows in plan
     ]
 
 
-def loss_sum(
-    logits: Tensor, targets: Tensor, problem_type: ProblemType, weights: TargetWeights | None = None
-) -> Tensor:
-    """Summed loss of ``[n, K]`` logits: cross-entropy a row, or binary cross-entropy a known target; each weighted."""
-    if problem_type is ProblemType.MULTICLASS:
-        weight = weights.positive if weights else None
-        return F.cross_entropy(logits, targets.argmax(dim=1), weight=weight, reduction="sum")
-    known = ~targets.isnan()
-    losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
-    if weights:
-        losses = losses * torch.where(targets == 1, weights.positive, weights.negative)
-    return (losses * known).sum()
-
-
-def loss_terms(targets: Tensor, problem_type: ProblemType, weights: TargetWeights | None = None) -> float:
-    """What the sum of :func:`loss_sum` is divided by for its mean: the rows, their weights, or the known targets."""
-    if problem_type is not ProblemType.MULTICLASS:
-        return float((~targets.isnan()).sum())
-    if weights is None:
-        return float(len(targets))
-    return float(weights.positive[targets.argmax(dim=1).to(weights.positive.device)].sum())
-
-
 def train_step(
-    network: nn.Module,
+    strategy: Strategy,
     micros: Sequence[MicroBatch],
-    optimizer: torch.optim.Optimizer,
-    problem_type: ProblemType,
+    loss: TrainingLoss,
     *,
+    learning_rate: float,
     device: torch.device,
-    max_grad_norm: float,
     bf16: bool = False,
-    weights: TargetWeights | None = None,
-) -> StepResult | None:
-    """Forward, backward, sum over workers, clip, update. None when no worker has a row left.
+    signals: Sequence[bool] = (),
+) -> StepResult:
+    """Forward, backward, sum over workers, clip, update; every worker calls it for every step.
 
-    Every worker must call it the same number of times; one without rows passes no micro-batches.
+    A worker without rows passes no micro-batches. What one worker has to tell all of them, such as that it is to stop,
+    goes along as ``signals``.
     """
-    counts = torch.tensor(
-        [
-            float(sum(loss_terms(m.targets, problem_type, weights) for m in micros)),
-            float(sum(len(m.targets) for m in micros)),
-            float(sum(int(m.attention_mask.sum()) for m in micros)),
-        ],
-        dtype=torch.float64 if device.type != "mps" else torch.float32,
-        device=device,
-    )
+    wide = torch.float64 if device.type != "mps" else torch.float32
+    mine = [
+        sum(loss.terms(m.targets) for m in micros),
+        sum(len(m.targets) for m in micros),
+        sum(m.inputs.tokens for m in micros),
+        *map(float, signals),
+    ]
+    counts = torch.tensor(mine, dtype=wide, device=device)
     all_sum([counts])
-    terms, rows, tokens = counts.tolist()
-    if not rows:
-        return None
-    optimizer.zero_grad(set_to_none=True)
+    terms, rows, tokens, *told = counts.tolist()
     total = torch.zeros(1, device=device)
-    for micro in micros:
+    passes = _most(len(micros), device) if strategy.equal_passes else len(micros)
+    for number in range(passes):
+        # Where the network is parted over the workers, one without rows takes part in the pass with a single token.
+        micro = micros[number] if number < len(micros) else None
+        inputs = micro.inputs if micro else make_inputs([_NOTHING], 0, False)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = network(micro.input_ids.to(device), micro.attention_mask.to(device))
+            logits = strategy.network(**inputs.to(device).arguments())
         # Not max(terms, 1): weights may add up to less than 1. They add up to 0 where every target is unknown.
-        loss = loss_sum(logits, micro.targets.to(device), problem_type, weights) / (terms or 1.0)
-        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's method is untyped
-        total += loss.detach()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    all_sum([*(p.grad for p in parameters if p.grad is not None), total])
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    optimizer.step()
-    return StepResult(float(total), float(norm), int(rows), int(tokens))
+        part = loss.total(logits, micro.targets.to(device)) / (terms or 1.0) if micro else logits.sum() * 0.0
+        strategy.backward(part, last=number == passes - 1)
+        total += part.detach()
+    norm = strategy.update(learning_rate)
+    all_sum([total])
+    return StepResult(float(total), norm, int(rows), int(tokens), tuple(n > 0 for n in told))
 
 
-def all_sum(tensors: Iterable[Tensor]) -> None:
-    """Sum tensors over all workers, in place; flattened into few collectives, nothing to do for one worker."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    bucket: list[Tensor] = []
-    for tensor in [*tensors, None]:
-        full = sum(t.numel() for t in bucket) >= _BUCKET
-        if bucket and (tensor is None or full or tensor.dtype != bucket[0].dtype):
-            flat = torch.cat([t.reshape(-1) for t in bucket])
-            dist.all_reduce(flat)
-            for target, part in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
-                target.copy_(part.view_as(target))
-            bucket = []
-        if tensor is not None:
-            bucket.append(tensor)
+_NOTHING = np.zeros(1, np.int32)
+
+
+def _most(count: int, device: torch.device) -> int:
+    most = torch.tensor([count], device=device)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)

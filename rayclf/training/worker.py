@@ -1,7 +1,8 @@
-"""What each training process does, under Ray Train: epochs over its shard, evaluation, checkpoints, the final test."""
+"""What each training process does under Ray Train: steps, evaluations, checkpoints, and the final test."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -9,31 +10,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
-from transformers import PreTrainedTokenizerBase
 
-from rayclf.cluster import quiet_data
+from rayclf.cluster import cores, quiet_data
 from rayclf.data.dataset import Dataset
+from rayclf.data.order import EpochOrder
 from rayclf.data.stream import epoch_batches
 from rayclf.data.tokens import TokenBatch
-from rayclf.errors import RayclfError
-from rayclf.metrics import LOWER_IS_BETTER, is_better
 from rayclf.model.adapters import add_lora
-from rayclf.model.artifact import load_weights
-from rayclf.model.backbone import Network, fetch, load_network, load_tokenizer
+from rayclf.model.artifact import load_weights, save_artifact
+from rayclf.model.backbone import fetch, load_network
+from rayclf.model.checkpointing import enable_checkpointing
 from rayclf.model.engine import Classifier, choose_precision
-from rayclf.model.evaluation import evaluate_rows
 from rayclf.model.info import ArtifactInfo
-from rayclf.training.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
+from rayclf.model.network import Network
+from rayclf.model.tokenizer import load_tokenizer
+from rayclf.training.checkpoints import Progress, load_optimizer_state, load_progress, save_state
+from rayclf.training.evaluator import Evaluator, rank_of
+from rayclf.training.finish import final_test
 from rayclf.training.job import Job
-from rayclf.training.optimizer import make_optimizer, rate_at
-from rayclf.training.step import TargetWeights, all_sum, micro_batches, train_step
+from rayclf.training.losses import TrainingLoss
+from rayclf.training.optimizer import rate_at
+from rayclf.training.step import StepResult, micro_batches, train_step
+from rayclf.training.strategies import make_strategy
 
 
 class Worker:
@@ -41,177 +43,183 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         quiet_data()
-        self.job = job
+        self.job, self.config = job, job.config.train
         self.info = ArtifactInfo.model_validate(job.info)
-        self.config = job.config.train
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        torch.set_num_threads(job.threads)
+        torch.set_num_threads(job.config.resources.threads or max(1, cores() // context.get_local_world_size()))
         self.precision = choose_precision(self.config.precision, self.device)
-        self.weights = TargetWeights.on(self.device, job.weights) if job.weights else None
+        self.dataset = Dataset.open(job.dataset)
+        self.loss = TrainingLoss.on(self.device, job.space.problem_type, self.config, job.weights)
+        self.tokens = self.config.micro_batch_tokens or (512 if self.device.type == "cpu" else 8192)
         self.progress = Progress()
-        self.network, self.tokenizer = self._load()
-        self.optimizer = make_optimizer(self.network, job.learning_rate, self.config.weight_decay)
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                load_optimizer(Path(folder), self.optimizer)
-                self.progress = load_progress(Path(folder))
-
-    def _load(self) -> tuple[Network, PreTrainedTokenizerBase]:
-        job, ref = self.job, self.info.backbone
-        source = fetch(job.config.model.backbone, ref.revision)
-        lora = self.info.tuning == "lora"
-        dtype = torch.bfloat16 if lora and self.precision == "bf16" else torch.float32
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            network = load_network(source, job.space, dtype=dtype, seed=self.config.seed, dropout=self.config.dropout)
-            if lora:
-                add_lora(network, job.config.model.lora)
+            self.network = self._fresh()
+            self.strategy = make_strategy(self.network, self.config)
         else:
             with checkpoint.as_directory() as folder:
-                saved = Path(folder) / "artifact"
-                network = load_network(
-                    source if lora else saved / "backbone", job.space, dtype=dtype, dropout=self.config.dropout
-                )
-                load_weights(network, saved, self.info, merge=False, trainable=True)
-        network.to(self.device).train()
-        return network, load_tokenizer(source)
+                self.network = self._saved(Path(folder) / "artifact")
+                self.strategy = make_strategy(self.network, self.config)
+                self.strategy.load_optimizer_state(load_optimizer_state(Path(folder)))
+                self.progress = load_progress(Path(folder))
+        self.packed = self.network.packs and (
+            self.config.batching == "packed" or (self.config.batching == "auto" and self.device.type == "cuda")
+        )
+        self.tokenizer = load_tokenizer(self._source)
+        self.evaluator = Evaluator(job, self.dataset, self.rank, self.world)
+        self._asked = job.journal.stopping.remote()
+        self._leaving = False
+
+    @property
+    def _source(self) -> Path:
+        return fetch(self.job.config.model.backbone, self.info.backbone.revision)
+
+    def _network(self, folder: Path, seed: int = 0) -> Network:
+        adapters = self.info.tuning == "lora"
+        dtype = torch.bfloat16 if adapters and self.precision == "bf16" else torch.float32
+        return load_network(
+            folder,
+            self.job.space,
+            dtype=dtype,
+            seed=seed,
+            dropout=self.config.dropout,
+            quantization=self.info.quantization,
+            compute_dtype=dtype,
+            device=str(self.device),
+        )
+
+    def _fresh(self) -> Network:
+        network = self._network(self._source, self.config.seed)
+        if self.info.tuning == "lora":
+            add_lora(network, self.job.config.model.lora)
+        return self._ready(network)
+
+    def _saved(self, artifact: Path) -> Network:
+        network = self._network(self._source if self.info.tuning == "lora" else artifact / "backbone")
+        load_weights(network, artifact, self.info, merge=False, trainable=True)
+        return self._ready(network)
+
+    def _ready(self, network: Network) -> Network:
+        if self.config.gradient_checkpointing:
+            enable_checkpointing(network)
+        return network.to(self.device).train()
 
     def run(self) -> None:
-        """Train, and end with the test of the best checkpoint."""
-        while self.progress.epoch < self.config.epochs:
-            self._epoch()
-            self._report(self._evaluate("validation", self._live()))
-        if "test" in self.job.held_out:
-            self._test()
+        """Train from where the last checkpoint left off, and end with the test of the best one."""
+        started = self.progress.step
+        ray.get(self.job.journal.worker.remote(self.rank, os.uname().nodename, os.getpid()))
+        if self.rank == 0 and ray.train.get_checkpoint() is not None:
+            ray.get(self.job.journal.event.remote({"kind": "resumed", "step": started, "epoch": self._epoch + 1}))
+        if started == 0 and self.job.config.evaluation.baseline:
+            self._evaluate()
+        while not self.progress.finished:
+            if self._train_epoch():
+                return  # stopped from outside
+        del self.strategy, self.network  # the best checkpoint may need their room
+        final_test(self.job, self.evaluator, self.device, self.precision)
 
-    def _epoch(self) -> None:
-        job, config, epoch = self.job, self.config, self.progress.epoch
-        # Workers must not drop the same units, and a resumed epoch must drop those it would have dropped.
-        torch.manual_seed((config.seed * 1_000 + epoch) * 10_000 + self.rank)
-        seen = torch.zeros(job.train_rows, dtype=torch.int32, device=self.device)
-        rows = config.batch_size // self.world + (self.rank < config.batch_size % self.world)
-        if rows == 0:
-            raise RayclfError(f"train.batch_size {config.batch_size} is less than resources.workers {self.world}")
-        shard = ray.train.get_dataset_shard("train")
-        batches = epoch_batches(shard, rows, len(job.space), config.seed + epoch)
+    @property
+    def _epoch(self) -> int:
+        return self.progress.step // self.job.steps_per_epoch
+
+    def _train_epoch(self) -> bool:
+        """Train to the end of the epoch; true when a stop was asked for."""
+        config, epoch = self.config, self._epoch
+        first = self.progress.step % self.job.steps_per_epoch
+        order = EpochOrder(self.job.rows["train"], config.batch_size, config.seed, epoch, self.job.config.data.shuffle)
+        batches = epoch_batches(self.dataset, self.job.encoding, order, rank=self.rank, world=self.world, start=first)
         started, done = time.perf_counter(), 0
-        while True:
-            batch = next(batches, None)
-            result = self._step(batch)
-            if result is None:
-                break
-            if batch is not None:
-                seen[batch.rows] += 1
-            done += result["rows"]
-            self._log(result | {"rows_per_second": round(done / (time.perf_counter() - started), 2)})
-        all_sum([seen])
-        if not bool((seen == 1).all()):
-            lost, doubled = int((seen == 0).sum()), int((seen > 1).sum())
-            raise RayclfError(f"epoch {epoch + 1} lost {lost} rows and saw {doubled} twice; please report this")
-        self.progress = replace(self.progress, epoch=epoch + 1)
+        for batch in batches:
+            result, rate = self._step(batch)
+            done += result.rows
+            self._log(result, rate, done / (time.perf_counter() - started))
+            stop, leaving = result.signals
+            if self._after_step(stop, leaving):
+                return stop
+        return False
 
-    def _step(self, batch: TokenBatch | None) -> dict[str, Any] | None:
-        config, step = self.config, self.progress.step
-        rate = rate_at(step, self.job.steps_per_epoch * config.epochs, config, self.job.learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        tokens = config.micro_batch_tokens or (512 if self.device.type == "cpu" else 8192)
-        micros = micro_batches(batch, tokens, self.info.pad_token_id) if batch else []
+    def _step(self, batch: TokenBatch) -> tuple[StepResult, float]:
+        step = self.progress.step
+        rate = rate_at(step, self.job.steps, self.config, self.job.learning_rate)
+        # Seeded by the step, so that dropout after a restart is what it would have been.
+        torch.manual_seed((self.config.seed * 1_000_003 + step) * 10_007 + self.rank)
         result = train_step(
-            self.network,
-            micros,
-            self.optimizer,
-            self.job.space.problem_type,
+            self.strategy,
+            micro_batches(batch, self.tokens, self.info.pad_token_id, self.packed),
+            self.loss,
+            learning_rate=rate,
             device=self.device,
-            max_grad_norm=config.max_grad_norm,
             bf16=self.precision == "bf16",
-            weights=self.weights,
+            signals=(self._told_to_stop(), self._node_leaves()),
         )
-        if result is None:
-            return None
-        self.progress = replace(self.progress, step=step + 1)
-        return {
-            "loss": round(result.loss, 6),
-            "learning_rate": rate,
-            "grad_norm": round(result.grad_norm, 6),
-            "rows": result.rows,
-        }
+        self.progress = replace(self.progress, step=step + 1, finished=step + 1 == self.job.steps)
+        return result, rate
 
-    def _log(self, fields: Mapping[str, Any]) -> None:
+    def _told_to_stop(self) -> bool:
+        ready, _ = ray.wait([self._asked], timeout=0)
+        if not ready:
+            return False
+        answer = bool(ray.get(self._asked))
+        self._asked = self.job.journal.stopping.remote()
+        return answer
+
+    def _node_leaves(self) -> bool:
+        """Whether a node of the group is about to be taken away, which is news once."""
+        told = not self._leaving and ray.train.get_preemption_info() is not None
+        self._leaving = self._leaving or told
+        return told
+
+    def _after_step(self, stop: bool, leaving: bool) -> bool:
+        """Evaluate and write a checkpoint where one is due; true when no step is to follow."""
+        step, plan = self.progress.step, self.job.config.evaluation
+        ended = step % self.job.steps_per_epoch == 0
+        evaluated = ended or (plan.steps is not None and step % plan.steps == 0)
+        metrics = self._evaluate() if evaluated else None
+        if evaluated:
+            rank = rank_of(self.config.metric, metrics, self.job.own) if metrics else float(step)
+            self.progress = self.progress.ranked(rank)
+            if plan.patience is not None and metrics and self.progress.stale >= plan.patience:
+                self.progress = replace(self.progress, finished=True)
+        every = self.config.checkpoint_steps
+        if evaluated or stop or leaving or (every is not None and step % every == 0):
+            self._checkpoint(metrics, evaluated)
+        return stop or self.progress.finished
+
+    def _evaluate(self) -> dict[str, Any] | None:
+        """The metrics of the validation part; None when there is none."""
+        with self.strategy.evaluating() as network:
+            classifier = Classifier(network, self.job.encoding, self.info, precision=self.precision)
+            return self.evaluator.validate(classifier, self.progress.step, self._epoch)
+
+    def _log(self, result: StepResult, rate: float, rows_per_second: float) -> None:
         if self.rank == 0:
             self.job.journal.event.remote(
-                {"kind": "step", "step": self.progress.step, "epoch": self.progress.epoch + 1, **fields}
+                {
+                    "kind": "step",
+                    "step": self.progress.step,
+                    "epoch": (self.progress.step - 1) // self.job.steps_per_epoch + 1,
+                    "loss": round(result.loss, 6),
+                    "learning_rate": rate,
+                    "grad_norm": round(result.grad_norm, 6),
+                    "rows": result.rows,
+                    "rows_per_second": round(rows_per_second, 2),
+                }
             )
 
-    def _live(self) -> Classifier:
-        return Classifier(self.network, self.job.encoding, self.info, precision=self.precision)
-
-    def _evaluate(self, part: str, classifier: Classifier) -> dict[str, Any] | None:
-        """Metrics of a held-out part, each worker doing its share of the rows; None when there is no such part."""
-        if part not in self.job.held_out:
-            return None
-        rows = Dataset.open(self.job.dataset).read(part)
-        mine = rows.take(pa.array(np.arange(self.rank, rows.num_rows, self.world)))
-        state, probabilities = evaluate_rows(classifier, mine)
-        if self.world > 1:
-            results: list[Any] = [None] * self.world
-            dist.all_gather_object(results, (state, probabilities))
-            state = results[0][0]
-            whole = np.empty((rows.num_rows, len(self.job.space)), np.float32)
-            for rank, (other, part_probabilities) in enumerate(results):
-                whole[rank :: self.world] = part_probabilities
-                if rank:
-                    state.merge(other)
-            probabilities = whole
-        metrics = state.compute()
-        if self.rank == 0:
-            if part == "test":
-                ray.get(self.job.journal.predictions.remote(_predictions(rows, probabilities)))
-            ray.get(
-                self.job.journal.event.remote(
-                    {
-                        "kind": "evaluation",
-                        "part": part,
-                        "step": self.progress.step,
-                        "epoch": self.progress.epoch,
-                        **metrics,
-                    }
-                )
-            )
-        return metrics
-
-    def _report(self, metrics: dict[str, Any] | None) -> None:
-        """Hand Ray Train the checkpoint of this epoch with the metrics that choose the best one."""
-        score = metrics[self.config.metric] if metrics else float(self.progress.epoch)
-        lower = metrics is not None and self.config.metric in LOWER_IS_BETTER
-        report = {"epoch": self.progress.epoch, "rank_by": -score if lower else score, "validation": metrics}
+    def _checkpoint(self, metrics: Mapping[str, Any] | None, evaluated: bool) -> None:
+        """Hand Ray Train a checkpoint, with the rank that chooses the best of those that were evaluated."""
+        rank = float("-inf")
+        if evaluated:
+            rank = rank_of(self.config.metric, metrics, self.job.own) if metrics else float(self.progress.step)
+        report = {"step": self.progress.step, "rank_by": rank, "evaluated": evaluated}
+        weights, optimizer = self.strategy.weights(), self.strategy.optimizer_state()
         if self.rank != 0:
             ray.train.report(report)
             return
         with tempfile.TemporaryDirectory() as folder:
-            info = self.info.model_copy(update={"metrics": {"validation": metrics} if metrics else {}})
-            save_checkpoint(Path(folder), self.network, self.tokenizer, info, self.optimizer, self.progress)
+            info = self.info.model_copy(update={"metrics": {"validation": dict(metrics)} if metrics else {}})
+            save_artifact(Path(folder) / "artifact", self.network, self.tokenizer, info, weights or None)
+            save_state(Path(folder), optimizer, self.progress)
             ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-    def _test(self) -> None:
-        """Test what the user will get: the best checkpoint as it was written, loaded anew."""
-        reported = ray.train.get_all_reported_checkpoints()
-        best = reported[0]
-        for other in reported[1:]:
-            if is_better("rank_by", other.metrics["rank_by"], best.metrics["rank_by"]):
-                best = other
-        del self.network, self.optimizer
-        with best.checkpoint.as_directory() as folder:
-            classifier = Classifier.load(Path(folder) / "artifact", device=str(self.device), precision=self.precision)
-        self._evaluate("test", classifier)
-
-
-def _predictions(rows: pa.Table, probabilities: np.ndarray[Any, Any]) -> pa.Table:
-    flat = pa.array(probabilities.reshape(-1), pa.float32())
-    offsets = pa.array(np.arange(len(probabilities) + 1, dtype=np.int32) * probabilities.shape[1])
-    return rows.select(["id", "positive", "unknown"]).append_column(
-        "probabilities", pa.ListArray.from_arrays(offsets, flat)
-    )

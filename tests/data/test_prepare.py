@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayclf.config import load_config
+from rayclf.config_file import load_config
 from rayclf.data.dataset import Dataset, is_dataset
 from rayclf.data.prepare import prepare
 from rayclf.errors import ConfigError, DataError, LabelError, OutputError, UserError

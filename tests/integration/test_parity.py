@@ -73,10 +73,21 @@ def test_endpoint(run: rayclf.Run, rows: tuple[list[str], np.ndarray]) -> None:
 
 def test_evaluation_while_training(encoder_run: rayclf.Run) -> None:
     """The metrics of the best epoch, measured on the live model, are those of the artifact on the same rows."""
-    from rayclf.model.evaluation import evaluate_rows
+    from rayclf.model.evaluation import Tally, classify, new_state
 
+    classifier = rayclf.Classifier.load(encoder_run.artifact, precision="fp32")
+    told = encoder_run.metrics["validation"]
+    best = next(
+        event
+        for event in encoder_run.events
+        if event.get("part") == "validation" and event["step"] and event["f1_macro"] == told["f1_macro"]
+    )
     rows = rayclf.Dataset.open(encoder_run.folder).read("validation")
-    state, _ = evaluate_rows(rayclf.Classifier.load(encoder_run.artifact, precision="fp32"), rows)
-    measured, told = state.compute(), encoder_run.metrics["validation"]
+    final, live = Tally(new_state(classifier)), Tally(new_state(classifier))
+    classify(classifier, rows, final)
+    measured = final.compute()
+    classifier.calibrate(1.0, classifier.info.thresholds)  # as it was while training
+    classify(classifier, rows, live)
+    assert live.compute()["log_loss"] == pytest.approx(best["log_loss"], abs=TOLERANCE)
     assert measured["log_loss"] == pytest.approx(told["log_loss"], abs=TOLERANCE)
     assert measured["f1_macro"] == pytest.approx(told["f1_macro"])

@@ -56,7 +56,10 @@ def test_training_learns(encoder_run: rayclf.Run) -> None:
 
 
 def test_the_artifact_is_the_best_epoch(encoder_run: rayclf.Run) -> None:
-    by_epoch = [event for event in encoder_run.events if event.get("part") == "validation"]
+    validations = [event for event in encoder_run.events if event.get("part") == "validation"]
+    baseline, *by_epoch, final = validations
+    assert baseline["step"] == 0
+    assert final["final"]
     assert len(by_epoch) == 6
     assert encoder_run.metrics["validation"]["f1_macro"] == max(event["f1_macro"] for event in by_epoch)
     assert len(list((encoder_run.folder / "checkpoints").glob("checkpoint_*/"))) <= 2  # the best, and the latest
@@ -71,6 +74,45 @@ def test_the_same_seed_gives_the_same_losses(
 ) -> None:
     again = rayclf.train(few_messages, tmp_path / "again", backbone=str(backbone("llama")), overrides=decoder_overrides)
     assert [e["loss"] for e in steps(again)] == pytest.approx([e["loss"] for e in steps(decoder_run)], abs=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_workers_changes_nothing(
+    decoder_run: rayclf.Run,
+    few_messages: Path,
+    backbone: Callable[[str], Path],
+    decoder_overrides: dict[str, object],
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    settings = decoder_overrides | {"resources.workers": workers, "resources.cpus_per_worker": 0.4}
+    other = rayclf.train(few_messages, tmp_path / "other", backbone=str(backbone("llama")), overrides=settings)
+    for name in ("loss", "grad_norm", "rows"):
+        assert [e[name] for e in steps(other)] == pytest.approx([e[name] for e in steps(decoder_run)], abs=1e-5)
+    for part, metrics in decoder_run.metrics.items():
+        assert other.metrics[part]["log_loss"] == pytest.approx(metrics["log_loss"], abs=1e-5)
+
+
+def test_training_is_measured_before_and_after(encoder_run: rayclf.Run) -> None:
+    baseline = next(event for event in encoder_run.events if event["kind"] == "evaluation")
+    assert (baseline["step"], baseline["part"]) == (0, "validation")
+    assert {"validation", "train", "test"} <= set(encoder_run.metrics)
+    test = encoder_run.metrics["test"]
+    interval = test["interval"]
+    assert interval["metric"] == "f1_macro"
+    assert interval["low"] <= test["f1_macro"] <= interval["high"]
+    assert "ece" in test["uncalibrated"]
+    info = read_json(encoder_run.artifact / "rayclf.json")
+    assert info["temperature"] != 1
+    for name in ("curves.json", "mistakes.json", "samples.jsonl", "charts"):
+        assert (encoder_run.folder / name).exists(), name
+
+
+def test_texts_stay_out_of_everything_unless_asked_for(encoder_run: rayclf.Run) -> None:
+    some_text = pq.read_table(encoder_run.folder / "data" / "test")["text"][0].as_py()
+    for file in encoder_run.folder.iterdir():
+        if file.is_file():
+            assert some_text.encode() not in file.read_bytes(), file.name
 
 
 def test_predictions_are_kept_for_every_test_row(run: rayclf.Run) -> None:

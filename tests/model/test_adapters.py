@@ -152,3 +152,32 @@ def test_chosen_target_modules_alone_are_adapted(make: Make) -> None:
     made = make("llama", tuning="lora", lora=LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     adapted = {name.split(".lora_")[0].split(".")[-1] for name, _ in made.network.named_parameters() if "lora_" in name}
     assert adapted == {"q_proj", "v_proj"}
+
+
+def test_dora_tunes_directions_and_sizes(make: Make) -> None:
+    made = make("llama", tuning="lora", lora=LoraConfig(r=2, dora=True), moved=False)
+    sizes = [name for name, p in made.network.named_parameters() if "lora_magnitude_vector" in name and p.requires_grad]
+    assert len(sizes) == 14
+    assert not any("magnitude" in name for name, _ in make("llama", tuning="lora").network.named_parameters())
+
+
+def test_rslora_scales_by_the_root_of_the_rank(make: Make) -> None:
+    for rslora, expected in ((False, 16 / 4), (True, 16 / 2)):
+        network = make("llama", tuning="lora", lora=LoraConfig(r=4, alpha=16, rslora=rslora)).network
+        scales = {m.scaling["default"] for m in network.modules() if hasattr(m, "scaling") and hasattr(m, "lora_A")}
+        assert scales == {expected}
+
+
+@pytest.mark.parametrize("option", ["dora", "rslora"])
+@pytest.mark.parametrize("merge", [False, True])
+def test_options_are_saved_with_the_adapter(
+    make: Make, architecture: str, tmp_path: Path, option: str, merge: bool
+) -> None:
+    made = make(architecture, tuning="lora", lora=LoraConfig(r=4, alpha=16, **{option: True}))
+    save_lora(made.network, tmp_path)
+    network = fresh(made)
+    load_lora(network, tmp_path, merge=merge)
+    network.head.load_state_dict(made.network.head.state_dict())
+    ids, mask = batch()
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(ids, mask), made.network(ids, mask), atol=1e-5, rtol=0)

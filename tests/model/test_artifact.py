@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +12,25 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tiny import END, TEXTS, Made, make_classifier, perturb
+from tiny import END, TEXTS, Made, make_classifier, perturb, train
 from transformers import AutoTokenizer
 
-from rayclf.data.tokens import TokenBatch
-from rayclf.errors import ArtifactError, BackboneError
+from rayclf.config import LoraConfig
+from rayclf.errors import ArtifactError, BackboneError, RayclfError
 from rayclf.labels import ProblemType
 from rayclf.model.artifact import load_artifact, load_weights, save_artifact
 from rayclf.model.backbone import load_network
 from rayclf.model.engine import Classifier
 from rayclf.model.info import find_artifact, read_info, verify
-from rayclf.training.optimizer import make_optimizer
-from rayclf.training.step import micro_batches, train_step
+from rayclf.model.tensors import whole_tensors
 
 Make = Callable[..., Made]
 
 
-def train(made: Made, steps: int = 3) -> None:
-    """A few real steps, so that every trainable weight has left its first value."""
-    made.network.train()
-    optimizer = make_optimizer(made.network, 1e-2, 0.01)
-    size = len(made.info.space)
-    targets = np.eye(size, dtype=np.float32)[np.arange(len(TEXTS)) % size]
-    batch = TokenBatch(np.arange(len(TEXTS)), made.encoding(TEXTS), targets)
-    for _ in range(steps):
-        train_step(
-            made.network,
-            micro_batches(batch, 64, made.info.pad_token_id),
-            optimizer,
-            made.info.space.problem_type,
-            device=torch.device("cpu"),
-            max_grad_norm=1.0,
-        )
-    made.network.eval()
+@pytest.fixture(params=["full", "lora", "qlora"])
+def tuning(request: pytest.FixtureRequest) -> str:
+    """Each way of tuning, quantised backbones included."""
+    return str(request.param)
 
 
 def load(folder: Path, **settings: Any) -> Classifier:
@@ -133,7 +121,7 @@ def test_nothing_is_pickled(make: Make, architecture: str, tuning: str, tmp_path
     files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
     assert {Path(name).suffix for name in files} <= {".json", ".safetensors", ".jinja", ".txt", ".model"}
     assert {"rayclf.json", "head.safetensors", "tokenizer.json"} < files
-    weights = "adapter/adapter_model.safetensors" if tuning == "lora" else "backbone/model.safetensors"
+    weights = "backbone/model.safetensors" if tuning == "full" else "adapter/adapter_model.safetensors"
     assert weights in files
     assert set(read_info(folder).files) == files - {"rayclf.json"}
 
@@ -141,8 +129,7 @@ def test_nothing_is_pickled(make: Make, architecture: str, tuning: str, tmp_path
 def test_training_depends_on_the_targets(make: Make, tuning: str) -> None:
     """The classic failure is a wrapper that swallows the labels, so that nothing is learnt from them."""
     made = make("llama", tuning=tuning, moved=False)
-    for _ in range(8):
-        train(made)
+    train(made, steps=24)
     wanted = [made.info.space.names[row % 3] for row in range(len(TEXTS))]
     assert [prediction.label for prediction in made.classifier.predict(TEXTS)] == wanted
 
@@ -263,6 +250,7 @@ def spoil(data: dict[str, Any]) -> dict[str, str | bytes]:
         "nothing": "{}",
         "later format": json.dumps({**data, "format": 2}),
         "unknown field": json.dumps({**data, "surprise": 1}),
+        "full tuning of quantised weights": json.dumps({**data, "tuning": "full", "quantization": "nf4"}),
         "unknown method": json.dumps({**data, "method": "likelihood"}),
         "zero temperature": json.dumps({**data, "temperature": 0}),
         "too few thresholds": json.dumps({**data, "thresholds": [0.5]}),
@@ -319,3 +307,143 @@ def test_saving_twice_into_new_folders_is_the_same(make: Make, tuning: str, tmp_
     perturb(made.network)
     save_artifact(tmp_path / "c", made.network, made.tokenizer, made.info)
     assert read_info(tmp_path / "c").files["head.safetensors"] != first["head.safetensors"]
+
+
+# --- partitioned parameters ------------------------------------------------------------------------------------------
+
+
+def partition(network: torch.nn.Module, frozen: bool = True) -> dict[str, torch.Tensor]:
+    """What ZeRO-3 does to a network: nothing is left in its parameters. Returns the trained ones, whole."""
+    weights = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            weights[name] = parameter.detach().clone()
+        if parameter.requires_grad or frozen:
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
+    return weights
+
+
+def test_whole_weights_are_saved_of_a_partitioned_network(
+    make: Make, architecture: str, tuning: str, tmp_path: Path
+) -> None:
+    made = make(architecture, tuning=tuning)
+    expected, whole = made.classifier.probabilities(TEXTS), read_info(made.save(tmp_path / "whole")).files
+    weights = partition(made.network)
+    save_artifact(tmp_path / "a", made.network, made.tokenizer, made.info, weights)
+    assert read_info(tmp_path / "a").files == whole
+    np.testing.assert_allclose(load(tmp_path / "a").probabilities(TEXTS), expected, atol=1e-5)
+
+
+def test_given_weights_take_the_place_of_the_networks_own(make: Make, tuning: str, tmp_path: Path) -> None:
+    made = make("bert", tuning=tuning)
+    weights = {name: p.detach().clone() for name, p in made.network.named_parameters() if p.requires_grad}
+    expected = made.classifier.probabilities(TEXTS)
+    perturb(made.network)
+    assert np.abs(made.classifier.probabilities(TEXTS) - expected).max() > 1e-3
+    save_artifact(tmp_path / "a", made.network, made.tokenizer, made.info, weights)
+    np.testing.assert_allclose(load(tmp_path / "a").probabilities(TEXTS), expected, atol=1e-5)
+
+
+def test_dora_of_a_partitioned_network(make: Make, tmp_path: Path) -> None:
+    made = make("llama", tuning="qlora", lora=LoraConfig(r=4, dora=True))
+    expected = made.classifier.probabilities(TEXTS)
+    save_artifact(tmp_path / "a", made.network, made.tokenizer, made.info, partition(made.network))
+    np.testing.assert_allclose(load(tmp_path / "a").probabilities(TEXTS), expected, atol=1e-5)
+
+
+def test_an_empty_tensor_is_never_saved(make: Make, tuning: str, tmp_path: Path) -> None:
+    made = make("bert", tuning=tuning)
+    weights = partition(made.network)
+    for number, lost in enumerate((None, min(weights), max(weights))):
+        given = {name: tensor for name, tensor in weights.items() if name != lost} if lost else None
+        with pytest.raises(RayclfError, match="empty on this process, being partitioned over several"):
+            save_artifact(tmp_path / str(number), made.network, made.tokenizer, made.info, given)
+        assert not (tmp_path / str(number) / "rayclf.json").exists()
+
+
+@pytest.mark.parametrize("name", ["backbone.module.x", "head.weight"])
+def test_weights_of_unknown_names_are_refused(make: Make, tmp_path: Path, name: str) -> None:
+    made = make("bert")
+    with pytest.raises(RayclfError, match=f"{name}: not a parameter of this network"):
+        save_artifact(tmp_path / "a", made.network, made.tokenizer, made.info, {name: torch.zeros(1)})
+
+
+def test_tied_weights_and_buffers_are_saved_with_given_weights() -> None:
+    module = torch.nn.Module()
+    module.one, module.other = torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(2, 3, bias=False)
+    module.other.weight = module.one.weight
+    module.register_buffer("kept", torch.ones(2))
+    module.register_buffer("left", torch.ones(2), persistent=False)
+    new = torch.full((3, 2), 7.0)
+    state = whole_tensors(module, "backbone.", {"backbone.one.weight": new, "head.x": new})
+    assert state.keys() == {"one.weight", "other.weight", "kept"}
+    assert state["one.weight"] is state["other.weight"] is new
+
+
+# --- quantised backbones ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_reloaded_adapter_stands_on_the_quantised_weights(
+    make: Make, architecture: str, quantization: str, tmp_path: Path
+) -> None:
+    made = make(architecture, tuning="qlora", quantization=quantization, moved=False)
+    train(made)
+    folder = made.save(tmp_path / "a")
+    ids = torch.randint(5, 300, (3, 9), generator=torch.Generator().manual_seed(0))
+    network, _, info = load_artifact(folder)
+    assert info.quantization == quantization
+    assert not any("lora_" in name for name, _ in network.named_parameters()), "merged"
+    assert {type(m) for m in network.backbone.modules() if isinstance(m, torch.nn.Linear)} == {torch.nn.Linear}
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    plain = load_network(made.source, made.info.space)
+    load_weights(plain, folder, made.info, merge=True)
+    with torch.no_grad():
+        reloaded, live, other = (n.eval()(ids, torch.ones_like(ids)) for n in (network, made.network, plain))
+    torch.testing.assert_close(reloaded, live, atol=1e-4, rtol=0)
+    assert (other - live).abs().max() > (1e-2 if quantization == "nf4" else 5e-4)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_bfloat16_artifact_of_a_quantised_backbone(make: Make, quantization: str, tmp_path: Path) -> None:
+    made = make("llama", tuning="qlora", quantization=quantization, dtype=torch.bfloat16)
+    network, _, _ = load_artifact(made.save(tmp_path / "a"), dtype=torch.bfloat16)
+    ids = torch.randint(5, 300, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        reloaded, live = (n.eval()(ids, torch.ones_like(ids)) for n in (network, made.network))
+    torch.testing.assert_close(reloaded, live, atol=0.05, rtol=0)
+    kinds = {name.split(".")[0]: p.dtype for name, p in network.named_parameters() if "lora_" not in name}
+    assert kinds == {"head": torch.float32, "backbone": torch.bfloat16}
+
+
+def test_training_goes_on_from_a_checkpoint_on_quantised_weights(make: Make, tmp_path: Path) -> None:
+    made = make("llama", tuning="qlora", moved=False)
+    train(made)
+    folder = made.save(tmp_path / "a")
+    network = load_network(made.source, made.info.space, quantization="nf4")
+    load_weights(network, folder, made.info, merge=False, trainable=True)
+    resumed = replace(made, network=network)
+    assert {n for n, p in network.named_parameters() if p.requires_grad} == {
+        n for n, p in made.network.named_parameters() if p.requires_grad
+    }
+    train(made)
+    train(resumed)
+    np.testing.assert_allclose(resumed.classifier.probabilities(TEXTS), made.classifier.probabilities(TEXTS), atol=1e-6)
+
+
+def test_quantised_artifact_needs_bitsandbytes(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make("llama", tuning="qlora").save(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ArtifactError, match=r"quantised weights \(qlora\); install rayclf\[qlora\]") as caught:
+        load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_quantised_adapter_on_other_weights_is_refused(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = write_tiny("llama", seed=1)
+    folder = make_classifier(source, tuning="qlora").save(tmp_path / "a")
+    shutil.rmtree(source)
+    shutil.copytree(write_tiny("llama", seed=2), source)
+    with pytest.raises(ArtifactError, match="its adapter was trained on other weights than those in"):
+        load(folder)

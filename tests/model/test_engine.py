@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from rayclf.data.texts import TextSource
 from rayclf.errors import ConfigError, DataError, ResourceError
 from rayclf.labels import ProblemType
 from rayclf.model.engine import Classifier, choose_device, choose_precision
+from rayclf.model.network import Network
 
 Make = Callable[..., Made]
 
@@ -34,6 +36,37 @@ def test_any_batch_size_gives_the_same_logits(make: Make, architecture: str) -> 
     for max_tokens in (1, 40, 100, 10_000):
         classifier = Classifier(made.network, made.encoding, made.info, max_tokens=max_tokens)
         np.testing.assert_allclose(classifier.logits(texts), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 10_000])
+def test_packed_batches_give_the_same_logits(make: Make, architecture: str, tuning: str, max_tokens: int) -> None:
+    made = make(architecture, tuning=tuning)
+    if not made.network.packs:
+        pytest.skip(f"{architecture} cannot pack")
+    packed, padded = (
+        Classifier(made.network, made.encoding, made.info, max_tokens=max_tokens, batching=batching)
+        for batching in ("packed", "padded")
+    )
+    assert packed.packed
+    assert not padded.packed
+    np.testing.assert_allclose(packed.logits(TEXTS), padded.logits(TEXTS), atol=1e-5)
+
+
+def test_batching_is_padded_on_a_cpu_and_packed_by_word_only_where_the_backbone_can(make: Make, tmp_path: Path) -> None:
+    made, other = make("bert"), make("gpt_neo")
+    assert not made.classifier.packed
+    assert Classifier.load(made.save(tmp_path / "artifact"), device="cpu", batching="packed").packed
+    with pytest.raises(ConfigError, match=r"^batching packed: a backbone of type gpt_neo cannot"):
+        Classifier(other.network, other.encoding, other.info, batching="packed")
+    with pytest.raises(ConfigError, match=r"^batching tight: must be one of auto, padded, packed"):
+        Classifier(made.network, made.encoding, made.info, batching="tight")  # type: ignore[arg-type]
+
+
+def test_batching_is_packed_on_a_gpu(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Network, "device", torch.device("cuda"))
+    for name, packed in (("bert", True), ("gpt_neo", False)):
+        made = make(name)
+        assert Classifier(made.network, made.encoding, made.info).packed is packed
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +115,9 @@ def test_text_of_no_tokens_is_answered(tmp_path: Any, name: str, dropping_tokeni
     logits = made.classifier.logits(["ab", "zzz", "b"])
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits[1], made.classifier.logits(["zzz"])[0], atol=1e-5)
+    if made.network.packs:
+        packed = Classifier(made.network, made.encoding, made.info, batching="packed")
+        np.testing.assert_allclose(packed.logits(["ab", "zzz", "b"]), logits, atol=1e-5)
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 
@@ -100,7 +136,7 @@ def test_a_failing_forward_restores_training(make: Make, monkeypatch: pytest.Mon
     made = make("llama")
     made.network.train()
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(made.network, "forward", fail)

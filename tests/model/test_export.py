@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import DECODERS, END, TEXTS, Made, decoder_tokenizer, make_classifier, perturb, write_backbone
+from tiny import DECODERS, END, TEXTS, Made, decoder_tokenizer, make_classifier, perturb, train, write_backbone
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, pipeline
 
+from rayclf.config import LoraConfig
 from rayclf.errors import ArtifactError, OutputError
 from rayclf.labels import ProblemType
 from rayclf.model import export as module
@@ -40,6 +41,36 @@ def test_transformers_gives_the_same_probabilities(
     got = by_transformers(folder, texts, kind)
     assert got.std(axis=0).min() > 1e-3
     np.testing.assert_allclose(got, made.classifier.probabilities(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantised_backbone_is_exported_as_floats(
+    make: Make, architecture: str, quantization: str, tmp_path: Path
+) -> None:
+    """The adapter is merged into what the quantised weights stand for, never into 4 bits."""
+    made = make(architecture, tuning="qlora", quantization=quantization, moved=False)
+    train(made)
+    folder = export(made.save(tmp_path / "a"), tmp_path / "e")
+    assert "quantization" not in (folder / "config.json").read_text()
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    got = by_transformers(folder, TEXTS, ProblemType.MULTICLASS)
+    np.testing.assert_allclose(got, made.classifier.probabilities(TEXTS), atol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["dora", "rslora"])
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neo", "bert"])
+def test_lora_options_hold_from_training_to_export(
+    make: Make, name: str, tuning: str, option: str, tmp_path: Path
+) -> None:
+    made = make(name, tuning=tuning, moved=False, lora=LoraConfig(r=4, alpha=16, **{option: True}))
+    train(made)
+    trained = made.classifier.logits(TEXTS)
+    artifact = made.save(tmp_path / "a")
+    np.testing.assert_allclose(Classifier.load(artifact, device="cpu").logits(TEXTS), trained, atol=1e-4)
+    got = by_transformers(export(artifact, tmp_path / "e"), TEXTS, ProblemType.MULTICLASS)
+    np.testing.assert_allclose(got, made.classifier.probabilities(TEXTS), atol=1e-4)
 
 
 def test_config_and_tokenizer_tell_labels_and_pad_token(make: Make, architecture: str, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from tiny import DECODERS, ENCODERS, tiny_config
 from transformers import AutoModelForSequenceClassification
 
 from rayclf.errors import BackboneError
-from rayclf.model.backbone import Network
 from rayclf.model.export import to_transformers
+from rayclf.model.network import Network
 
 # Beside the types that have a tiny backbone, all others in the table of heads, and some more decoders.
 OTHERS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayclf.model.pooling import Pooling, pad_right, pool
+from rayclf.model.pooling import Pooling, pad_right, pool, pool_rows
 
 masks = st.lists(
     st.lists(st.booleans(), min_size=5, max_size=5).filter(any),
@@ -44,3 +44,15 @@ def test_pool_sees_the_tokens_alone(rows: list[list[bool]], pooling: Pooling) ->
 def test_pool_gives_float32(pooling: Pooling) -> None:
     hidden = torch.randn(2, 3, 4).bfloat16()
     assert pool(hidden, torch.ones(2, 3, dtype=torch.int64), pooling).dtype == torch.float32
+    assert pool_rows(hidden[0], torch.tensor([0, 1, 3]), pooling).dtype == torch.float32
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.sampled_from(["cls", "mean", "last"]))
+def test_packed_rows_are_pooled_as_padded_ones(lengths: list[int], pooling: Pooling) -> None:
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    hidden = torch.randn(len(lengths), 5, 3, generator=torch.Generator().manual_seed(len(lengths)), requires_grad=True)
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    padded, packed = pool(hidden, mask.long(), pooling), pool_rows(hidden[mask], ends, pooling)
+    torch.testing.assert_close(packed, padded)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), hidden) for out in (packed, padded))
+    torch.testing.assert_close(ours, theirs)

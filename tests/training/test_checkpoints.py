@@ -8,15 +8,17 @@ import pytest
 import torch
 from tiny import TEXTS, Made
 
-from rayclf.config import LoraConfig
+from rayclf.config import LoraConfig, TrainConfig
 from rayclf.data.tokens import TokenBatch
 from rayclf.model.adapters import add_lora
-from rayclf.model.artifact import load_weights
-from rayclf.model.backbone import Network, load_network
+from rayclf.model.artifact import load_weights, save_artifact
+from rayclf.model.backbone import load_network
 from rayclf.model.engine import Classifier
-from rayclf.training.checkpoints import Progress, load_optimizer, load_progress, save_checkpoint
-from rayclf.training.optimizer import make_optimizer
+from rayclf.model.network import Network
+from rayclf.training.checkpoints import Progress, load_optimizer_state, load_progress, save_state
+from rayclf.training.losses import TrainingLoss
 from rayclf.training.step import micro_batches, train_step
+from rayclf.training.strategies import Replicated
 
 Make = Callable[..., Made]
 
@@ -26,16 +28,20 @@ def batch(made: Made, step: int) -> TokenBatch:
     return TokenBatch(np.arange(len(TEXTS)), made.encoding(TEXTS), targets)
 
 
-def step(made: Made, network: Network, optimizer: torch.optim.Optimizer, number: int) -> None:
-    network.train()
+def step(made: Made, strategy: Replicated, number: int) -> None:
     train_step(
-        network,
+        strategy,
         micro_batches(batch(made, number), 64, made.info.pad_token_id),
-        optimizer,
-        made.info.space.problem_type,
+        TrainingLoss(made.info.space.problem_type, TrainConfig()),
+        learning_rate=1e-2,
         device=torch.device("cpu"),
-        max_grad_norm=1.0,
     )
+
+
+def save(folder: Path, made: Made, strategy: Replicated, progress: Progress) -> None:
+    """As worker 0 does."""
+    save_artifact(folder / "artifact", strategy.network, made.tokenizer, made.info, strategy.weights())
+    save_state(folder, strategy.optimizer_state(), progress)
 
 
 def resumed(made: Made, folder: Path) -> Network:
@@ -53,28 +59,26 @@ def test_training_goes_on_as_if_never_interrupted(make: Make, tuning: str, name:
     network = load_network(made.source, made.info.space, seed=3, dropout=0.0)
     if tuning == "lora":
         add_lora(network, LoraConfig(r=4))
-    optimizer = make_optimizer(network, 1e-2, 0.01)
+    strategy = Replicated(network, TrainConfig())
     for number in range(3):
-        step(made, network, optimizer, number)
-    save_checkpoint(tmp_path, network, made.tokenizer, made.info, optimizer, Progress(epoch=1, step=3))
+        step(made, strategy, number)
+    progress = Progress(3, best=0.5, stale=1)
+    save(tmp_path, made, strategy, progress)
 
     other = resumed(made, tmp_path)
-    again = make_optimizer(other, 1e-2, 0.01)
-    load_optimizer(tmp_path, again)
-    assert load_progress(tmp_path) == Progress(epoch=1, step=3)
-    old, new = optimizer.state_dict(), again.state_dict()
-    assert new["param_groups"] == old["param_groups"]
-    assert set(new["state"]) == set(old["state"])
-    for index, values in old["state"].items():
+    again = Replicated(other, TrainConfig())
+    again.load_optimizer_state(load_optimizer_state(tmp_path))
+    assert load_progress(tmp_path) == progress
+    old, new = strategy.optimizer_state(), again.optimizer_state()
+    assert set(new) == set(old) == {n for n, p in network.named_parameters() if p.requires_grad}
+    for name, values in old.items():
         assert set(values) == {"step", "exp_avg", "exp_avg_sq"}
         for key, tensor in values.items():
-            assert torch.equal(new["state"][index][key], tensor)
-            assert new["state"][index][key].dtype == tensor.dtype
+            assert torch.equal(new[name][key], tensor)
+            assert new[name][key].dtype == tensor.dtype
 
-    names = [n for n, p in network.named_parameters() if p.requires_grad]
-    assert names == [n for n, p in other.named_parameters() if p.requires_grad]
-    step(made, network, optimizer, 3)
-    step(made, other, again, 3)
+    step(made, strategy, 3)
+    step(made, again, 3)
     expected = dict(network.named_parameters())
     for key, parameter in other.named_parameters():
         assert torch.equal(parameter, expected[key]), key
@@ -82,9 +86,9 @@ def test_training_goes_on_as_if_never_interrupted(make: Make, tuning: str, name:
 
 def test_a_checkpoint_is_an_artifact_and_holds_no_pickle(make: Make, tuning: str, tmp_path: Path) -> None:
     made = make("llama", tuning=tuning)
-    optimizer = make_optimizer(made.network, 1e-2, 0.01)
-    step(made, made.network, optimizer, 0)
-    save_checkpoint(tmp_path, made.network, made.tokenizer, made.info, optimizer, Progress(0, 1))
+    strategy = Replicated(made.network, TrainConfig())
+    step(made, strategy, 0)
+    save(tmp_path, made, strategy, Progress(1))
     made.network.eval()
     loaded = Classifier.load(tmp_path, device="cpu")
     np.testing.assert_allclose(loaded.probabilities(TEXTS), made.classifier.probabilities(TEXTS), atol=1e-5)
@@ -95,8 +99,20 @@ def test_a_checkpoint_is_an_artifact_and_holds_no_pickle(make: Make, tuning: str
 
 def test_a_checkpoint_before_the_first_step(make: Make, tmp_path: Path) -> None:
     made = make("bert")
-    optimizer = make_optimizer(made.network, 1e-2, 0.01)
-    save_checkpoint(tmp_path, made.network, made.tokenizer, made.info, optimizer, Progress())
-    load_optimizer(tmp_path, optimizer)
-    assert optimizer.state_dict()["state"] == {}
-    assert load_progress(tmp_path) == Progress(0, 0)
+    strategy = Replicated(made.network, TrainConfig())
+    save(tmp_path, made, strategy, Progress())
+    strategy.load_optimizer_state(load_optimizer_state(tmp_path))
+    assert not any(strategy.optimizer_state().values())
+    assert load_progress(tmp_path) == Progress(0)
+
+
+def test_progress_knows_the_best_and_how_long_ago_it_was() -> None:
+    progress = Progress(7)
+    ranks = [0.5, 0.5, float("nan"), 0.4, 0.6, -1.0]
+    told = []
+    for rank in ranks:
+        progress = progress.ranked(rank)
+        told.append((progress.best, progress.stale))
+    assert told == [(0.5, 0), (0.5, 1), (0.5, 2), (0.5, 3), (0.6, 0), (0.6, 1)]
+    assert progress.step == 7
+    assert Progress().ranked(float("nan")) == Progress(stale=1)

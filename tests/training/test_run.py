@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from rayclf.config import Config, load_config
+from rayclf.config import Config
+from rayclf.config_file import load_config
 from rayclf.errors import OutputError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.training.journal import Journal
@@ -26,6 +29,39 @@ def test_a_run_tells_itself_from_disk(tmp_path: Path) -> None:
     assert again.events[0]["loss"] is None  # NaN is not JSON
     again.write_status(state="failed", error="why")
     assert run.status["error"] == "why"
+
+
+def test_a_killed_writers_last_line_is_not_grown_onto(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "x", Config(), SPACE, {})
+    Journal(run.folder).event({"kind": "step", "step": 1, "epoch": 1})
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "step": 2, "epo')
+    assert [event["step"] for event in run.events] == [1]
+    Journal(run.folder).event({"kind": "step", "step": 2, "epoch": 1})
+    assert [event["step"] for event in run.events] == [1, 2]
+
+
+def test_what_an_interruption_undid_is_no_event(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "x", Config(), SPACE, {})
+    journal = Journal(run.folder)
+    for step in (1, 2, 3):
+        journal.event({"kind": "step", "step": step, "epoch": 1, "loss": step})
+    journal.event({"kind": "resumed", "step": 2, "epoch": 1})
+    journal.event({"kind": "step", "step": 3, "epoch": 1, "loss": 30})
+    assert [(event["step"], event["loss"]) for event in run.events] == [(1, 1), (2, 2), (3, 30)]
+    assert len(run.lines) == 5
+
+
+def test_predictions_are_in_order_whenever_they_come(tmp_path: Path) -> None:
+    journal = Journal(create_run(tmp_path / "x", Config(), SPACE, {}).folder)
+    journal.predictions(0, pa.table({"row": [-1]}))  # of a test that a failure broke off
+    for number in (0, 2, 1, 3):
+        journal.predictions(number, pa.table({"row": [2 * number, 2 * number + 1]}))
+    assert journal.found() is None
+    assert not (tmp_path / "x" / "predictions.parquet").exists()
+    journal.results({"x": 1})
+    assert journal.found() == {"x": 1}
+    assert pq.read_table(tmp_path / "x" / "predictions.parquet")["row"].to_pylist() == list(range(8))
 
 
 def test_places(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""``rayclf tune``"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from rayclf.cli.options import Json, LabelColumn, LabelsFile, Set, Template, TextColumn, YamlFile, check_there, collect
+
+Searched = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search",
+        help="section.field=low..high or =value,value; repeatable. Learning rate, rank, epochs if not given.",
+    ),
+]
+
+
+def tune(
+    data: Annotated[
+        str, typer.Argument(help="Labelled CSV, TSV, JSONL or Parquet, or prepared data.", show_default=False)
+    ],
+    output: Annotated[str, typer.Option("-o", "--output", help="Folder for the search.", show_default=False)],
+    test: Annotated[str | None, typer.Option(help="File of test rows; else a tenth of DATA is held out.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Local folder or hub id; all-MiniLM-L6-v2 when not given.")
+    ] = None,
+    config: YamlFile = None,
+    set_: Set = None,
+    search: Searched = None,
+    trials: Annotated[int, typer.Option(help="Trainings at most; the first has the settings as given.")] = 8,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long, with what is finished.", show_default=False)
+    ] = None,
+    text: TextColumn = None,
+    template: Template = None,
+    label: LabelColumn = None,
+    labels: LabelsFile = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep artifacts and checkpoints of all trials.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing search.")] = False,
+    json: Json = False,
+) -> None:
+    """Train several times with other settings, stop the poor ones early, and keep the best run in OUTPUT/best.
+
+    Example: rayclf tune tickets.csv -o runs/tuned --search train.learning_rate=1e-5..1e-3 --minutes 30
+    """
+    check_there(data, test, config, labels)
+    from rayclf.cli import show
+    from rayclf.training.search import tune as run_search
+
+    flags = {
+        "data.text": text,
+        "data.template": template,
+        "data.label": label,
+        "labels.file": labels,
+        "output.overwrite": overwrite or None,
+    }
+    view = _View()
+    found = run_search(
+        data,
+        output,
+        test=test,
+        backbone=backbone,
+        config=config,
+        overrides=collect(set_, flags),
+        search=search or (),
+        trials=trials,
+        minutes=minutes,
+        keep=keep,
+        on_event=(lambda event: None) if json else view,
+    )
+    record = found.record
+    if json:
+        places = {"search": str(found.folder), "run": str(found.best.folder), "artifact": str(found.artifact)}
+        show.print_json({**places, **record, "metrics": found.best.metrics})
+    else:
+        show.console.print(_table(found.trials, record))
+        for part, metrics in found.best.metrics.items():
+            show.console.print(show.metrics_table(metrics, part))
+        show.console.print(f"best      {found.best.folder} (trial {record['winner']})")
+        show.console.print(f"artifact  {found.artifact}\nreport    {found.folder / 'tune.html'}")
+    if record["state"] == "stopped":
+        raise typer.Exit(130)  # as any command that Ctrl-C has ended
+
+
+class _View:
+    """Shows the events of :func:`rayclf.tune`: the data, the space, a line for each trial that has ended."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        from rayclf.cli.show import TrainView, console, number
+
+        if event["kind"] == "data":
+            TrainView()(event)
+        elif event["kind"] == "search":
+            self.fields = list(event["space"])
+            for path, domain in event["space"].items():
+                console.print(f"searching [bold]{path}[/] in {domain}, first {event['first'][path]}")
+            console.print(f"{event['trials']} trials, {event['concurrent']} at a time; Ray is starting …")
+        elif event["kind"] == "trial":
+            trial = event["trial"]
+            values = "  ".join(f"{path.rpartition('.')[2]} {value}" for path, value in trial.values.items())
+            what = f"{trial.state}: {trial.error}" if trial.error else f"{trial.state}  {number(trial.score)}"
+            best = "  best so far" if trial.id == event["best"] else ""
+            console.print(
+                f"{event['ended']}/{event['of']}  trial {trial.id}  {values}  {what}{best}"
+                f"  {_span(event['left'])} left",
+                markup=False,
+            )
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _table(trials: list[Any], record: Mapping[str, Any]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rayclf.cli.show import number
+    from rayclf.training.search_record import ranked
+
+    table = Table(title=f"trials by {record['metric']} on validation rows", title_justify="left")
+    names = list(record["space"])
+    for name in ("trial", *(name.rpartition(".")[2] for name in names), record["metric"], "state", "seconds"):
+        table.add_column(name, justify="left" if name in ("trial", "state") else "right")
+    for trial in ranked(trials, record["lower_is_better"]):
+        values = (escape(str(trial.values[name])) for name in names)
+        seconds = "–" if trial.seconds is None else f"{trial.seconds:.0f}"
+        style = "bold" if trial.id == record["winner"] else None
+        table.add_row(trial.id, *values, number(trial.score), trial.state, seconds, style=style)
+    return table

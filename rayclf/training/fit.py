@@ -1,0 +1,140 @@
+"""The part of training that Ray Train does: workers are started, watched and stopped, their result is collected."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from rayclf import storage
+from rayclf.cluster import root_cause
+from rayclf.model.info import read_info, write_info
+from rayclf.training.job import Job, train_loop
+from rayclf.training.plan import Cluster
+from rayclf.training.resume import CHECKPOINTS, prune_checkpoints
+from rayclf.training.run import Run
+from rayclf.training.tracking import open_trackers
+
+Event = dict[str, Any]
+
+
+def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None]) -> None:
+    """Train, and put the artifact, its metrics and the report into the run folder."""
+    prune_checkpoints(run)
+    trackers = open_trackers(job.config.output.track, run.folder, job.config)
+    state = "failed"
+
+    def tell(event: Event) -> None:
+        for tracker in trackers:
+            tracker.event(event)
+        on_event(event)
+
+    try:
+        _watch(run, job, _start(_trainer(run, job, cluster)), tell)
+        results = ray.get(job.journal.found.remote())
+        if results is None:
+            raise KeyboardInterrupt
+        _finish(run, results)
+        state = "done"
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
+    finally:
+        ray.kill(job.journal)
+        prune_checkpoints(run)
+        for tracker in trackers:
+            tracker.finish(run, state)
+
+
+def _trainer(run: Run, job: Job, cluster: Cluster) -> TorchTrainer:
+    train = job.config.train
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpu,
+            resources_per_worker={"CPU": job.config.resources.cpus_per_worker} | ({"GPU": 1} if cluster.gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=CHECKPOINTS,  # a trainer of the same name in the same place goes on from its last checkpoint
+            storage_path=str(run.folder),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=train.keep_checkpoints,
+                checkpoint_score_attribute="rank_by",
+                checkpoint_score_order="max",
+            ),
+            failure_config=FailureConfig(max_failures=train.max_failures),
+        ),
+    )
+
+
+def _start(trainer: TorchTrainer) -> Future[Any]:
+    """Run the trainer in a thread: in the main one it would take Ctrl-C for itself and abort, checkpoint or not."""
+    result: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(trainer.fit())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return result
+
+
+def _watch(run: Run, job: Job, result: Future[Any], tell: Callable[[Event], None]) -> None:
+    """Pass on the lines of ``metrics.jsonl`` as they are written, until training ends.
+
+    What happens here, a Ctrl-C or an error of ``tell``, ends the training after a checkpoint.
+    """
+    told = len(run.lines)
+    stopped: BaseException | None = None
+    while True:
+        try:
+            ended = _ended(result)
+            if stopped is None:
+                for event in run.lines[told:]:
+                    told += 1
+                    tell(event)
+            if ended:
+                break
+        except BaseException as error:
+            if stopped is not None:
+                raise
+            stopped = error
+            ray.get(job.journal.stop.remote())
+            if isinstance(error, KeyboardInterrupt):
+                tell({"kind": "stopping"})
+    if stopped is not None:
+        raise stopped
+    failure = result.exception() or result.result().error
+    if failure is not None:
+        raise root_cause(failure, "training") from failure
+
+
+def _ended(result: Future[Any]) -> bool:
+    try:
+        result.exception(timeout=0.2)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _finish(run: Run, results: dict[str, Any]) -> None:
+    """Make the best checkpoint's artifact the run's, with what the final test found in it, and draw the report."""
+    from rayclf.training.report import write_report
+
+    with storage.folder_whole(run.artifact) as draft:
+        shutil.copytree(Path(results["checkpoint"]) / "artifact", draft, dirs_exist_ok=True)
+        write_info(draft, read_info(draft).model_copy(update=results["info"]))
+    for name in ("curves", "mistakes"):
+        storage.write_json(run.folder / f"{name}.json", results[name])
+    write_report(run)

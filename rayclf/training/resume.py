@@ -1,0 +1,106 @@
+"""An interrupted run: whether it can go on, under the settings that it began with, and what of it is litter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rayclf import storage
+from rayclf.config import Config
+from rayclf.errors import ConfigError, OutputError
+from rayclf.training.run import Run, is_run
+
+CHECKPOINTS = "checkpoints"
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that are whole
+
+# What may be given anew when a run goes on: it changes how the rest is done, and not what comes out.
+_FREE = {
+    "resources", "output", "evaluation.samples", "evaluation.resamples", "train.strategy", "train.offload",
+    "train.batching", "train.gradient_checkpointing", "train.micro_batch_tokens", "train.checkpoint_steps",
+    "train.keep_checkpoints", "train.max_failures",
+}  # fmt: skip
+
+
+def interrupted(output: str | os.PathLike[str]) -> Run | None:
+    """The run in ``output``, None when there is none; raises OutputError while another process is at it."""
+    folder = storage.local_path(output, "--output")
+    if not is_run(folder):
+        return None
+    run = Run(folder)
+    status = run.status
+    if status["state"] == "running" and status["host"] == os.uname().nodename and _lives(status["pid"]):
+        raise OutputError(f"{os.fspath(output)}: process {status['pid']} is training there; stop it first")
+    return run
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def check_same(run: Run, data: str | os.PathLike[str], test: str | os.PathLike[str] | None, settings: Config) -> None:
+    """Raise ConfigError when what is asked for is not what the run began with; unset fields ask for nothing."""
+    status = run.status
+    for name, value in (("data", data), ("test", test)):
+        if value is not None and os.fspath(value) != status[name]:
+            raise ConfigError(
+                f"--resume: the run was begun with {name} {status[name]}, not {os.fspath(value)}; give that, or "
+                "another --output"
+            )
+    for path, value, before in _differences(settings, run.config):
+        raise ConfigError(
+            f"--resume: {path} is {value} and the run was begun with {before}; leave it out, or give another --output"
+        )
+
+
+def _differences(asked: Any, begun: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for name in asked.model_fields_set:
+        place = f"{path}.{name}".lstrip(".")
+        value, before = getattr(asked, name), getattr(begun, name)
+        if place in _FREE or value == before:
+            continue
+        found += _differences(value, before, place) if hasattr(value, "model_fields_set") else [(place, value, before)]
+    return found
+
+
+def go_on(run: Run, asked: Config) -> Config:
+    """The settings that the run began with, and of ``asked`` what may be given anew."""
+    tree: dict[str, Any] = run.config.model_dump()
+    for section in asked.model_fields_set:
+        for name in getattr(asked, section).model_fields_set:
+            if section in _FREE or f"{section}.{name}" in _FREE:
+                tree[section][name] = getattr(getattr(asked, section), name)
+    return Config.model_validate(tree)
+
+
+def prune_checkpoints(run: Run) -> None:
+    """Delete checkpoints that were never finished, such as those that the disk had no room for."""
+    folder = run.folder / CHECKPOINTS
+    if not folder.is_dir():
+        return
+    listed = folder / _SNAPSHOT
+    known = set()
+    if listed.is_file():
+        snapshot = storage.read_json(listed)
+        records = [*snapshot["checkpoint_results"], snapshot.get("latest_checkpoint_result") or {}]
+        known = {record.get("checkpoint_dir_name") for record in records}
+    for child in folder.glob("checkpoint_*"):
+        if child.is_dir() and child.name not in known:
+            shutil.rmtree(child, ignore_errors=True)
+
+
+def prepared_folder(run: Run) -> Path | str | None:
+    """Where the run's prepared data is; None when it was interrupted before they were written."""
+    from rayclf.data.dataset import is_dataset
+
+    if (run.folder / "data").is_dir() and is_dataset(run.folder):
+        return run.folder
+    return run.status["data"] if is_dataset(run.status["data"]) else None

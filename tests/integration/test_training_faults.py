@@ -1,0 +1,162 @@
+"""What dies while training, and that nothing is lost by it: real processes, really killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import rayclf
+from rayclf.demo.lessons import data_file
+from rayclf.errors import ConfigError, RayclfError
+
+DATA = data_file("questions.csv")
+SETTINGS: dict[str, Any] = {
+    "train.epochs": 2,
+    "train.batch_size": 32,
+    "train.learning_rate": 3e-3,
+    "train.precision": "fp32",
+    "train.dropout": 0.1,  # random numbers must go on where they were, too
+    "train.checkpoint_steps": 2,
+    "resources.cpus_per_worker": 0.5,
+}
+
+
+@pytest.fixture(scope="session")
+def source(backbone: Callable[[str], Path]) -> str:
+    """The backbone of all runs here."""
+    return str(backbone("bert"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: None, source: str, tmp_path_factory: pytest.TempPathFactory) -> rayclf.Run:
+    """The run that every interrupted one has to equal."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return rayclf.train(DATA, folder, backbone=source, overrides=SETTINGS)
+
+
+def equal(run: rayclf.Run, other: rayclf.Run) -> None:
+    """Both have the same losses in the same steps, and the same metrics."""
+    curves = [{event["step"]: event["loss"] for event in one.events if event["kind"] == "step"} for one in (run, other)]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    for part, metrics in other.metrics.items():
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                assert run.metrics[part][name] == pytest.approx(value, abs=1e-5), (part, name)
+    assert run.status["state"] == "done"
+
+
+class At:
+    """Calls ``act`` once, at the first event of step ``step``."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self.step, self.act, self.done = step, act, False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] >= self.step and not self.done:
+            self.done = True
+            self.act()
+
+
+def test_a_killed_worker_is_replaced(undisturbed: rayclf.Run, source: str, tmp_path: Path) -> None:
+    run = rayclf.Run(tmp_path / "run")
+
+    def kill() -> None:
+        os.kill(run.status["workers"]["0"]["pid"], signal.SIGKILL)
+
+    settings = SETTINGS | {"train.max_failures": 1}
+    rayclf.train(DATA, run.folder, backbone=source, overrides=settings, on_event=At(5, kill))
+    assert [line["step"] for line in run.lines if line["kind"] == "resumed"]
+    equal(run, undisturbed)
+
+
+def test_a_stop_waits_for_a_checkpoint_and_more_workers_go_on(
+    undisturbed: rayclf.Run, source: str, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    settings = SETTINGS | {"train.checkpoint_steps": None}
+    with pytest.raises(KeyboardInterrupt):
+        rayclf.train(DATA, folder, backbone=source, overrides=settings, on_event=At(3, stop))
+    run = rayclf.Run(folder)
+    assert run.status["state"] == "stopped"
+    assert not run.artifact.exists()
+    with pytest.raises(ConfigError, match=r"--resume: train\.epochs is 9"):
+        rayclf.train(DATA, folder, backbone=source, overrides={"train.epochs": 9}, resume=True)
+    rayclf.train(DATA, folder, backbone=source, overrides={"resources.workers": 2}, resume=True)
+    (resumed,) = [line["step"] for line in run.lines if line["kind"] == "resumed"]
+    assert 3 <= resumed < 13  # it went on in the midst of the first epoch
+    assert run.status["resumed"] == 1
+    assert run.metrics["test"]["accuracy"] == pytest.approx(undisturbed.metrics["test"]["accuracy"], abs=1e-5)
+    # Done is done.
+    before = (run.folder / "metrics.jsonl").read_bytes()
+    rayclf.train(DATA, folder, backbone=source, resume=True)
+    assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: rayclf.Run, source: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "rayclf.cli.main", "train", str(DATA), "-o", str(folder), "--resume"]
+    command += ["--backbone", source]
+    for field, value in SETTINGS.items():
+        command += ["--set", f"{field}={value}"]
+    env = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 180
+            while len(rayclf.Run(folder).lines) < 6:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        finally:
+            process.kill()
+            process.wait()
+        assert rayclf.Run(folder).status["state"] == "running"
+        done = subprocess.run(command, env=env, stdout=log, stderr=log, timeout=300, check=False)
+    assert done.returncode == 0, (tmp_path / "log").read_text()
+    run = rayclf.Run(folder)
+    assert run.status["resumed"] == 1
+    equal(run, undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 16 MiB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_a_full_disk_is_one_line_and_training_goes_on_when_there_is_room(
+    undisturbed: rayclf.Run, source: str, small_disk: Path
+) -> None:
+    folder, filler = small_disk / "run", small_disk / "filler"
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 4096)
+
+    with pytest.raises(RayclfError, match="[Nn]o space") as caught:
+        rayclf.train(DATA, folder, backbone=source, overrides=SETTINGS, on_event=At(3, fill))
+    assert "\n" not in str(caught.value)
+    filler.unlink()
+    rayclf.train(DATA, folder, backbone=source, resume=True)
+    equal(rayclf.Run(folder), undisturbed)

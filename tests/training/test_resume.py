@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayclf.config_file import load_config
+from rayclf.errors import ConfigError, OutputError
+from rayclf.labels import LabelSpace, ProblemType
+from rayclf.storage import write_json
+from rayclf.training.resume import check_same, go_on, interrupted, prune_checkpoints
+from rayclf.training.run import Run, create_run
+
+SPACE = LabelSpace(("a", "b"), ProblemType.MULTICLASS)
+
+
+def begun(folder: Path, settings: Mapping[str, Any] | None = None) -> Run:
+    config = load_config(None, {"train.epochs": 3, "train.learning_rate": 1e-4, **(settings or {})})
+    return create_run(folder, config, SPACE, {"data": "a.csv", "test": None})
+
+
+def test_where_nothing_is_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    assert interrupted(tmp_path / "x") is None
+    (tmp_path / "x").mkdir()
+    assert interrupted(tmp_path / "x") is None
+
+
+def test_a_run_whose_process_is_gone_can_go_on(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    run.write_status(pid=gone.pid)
+    assert interrupted(tmp_path / "x") == run
+
+
+def test_a_run_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    run.write_status(pid=os.getppid())
+    with pytest.raises(OutputError, match=rf"process {os.getppid()} is training there"):
+        interrupted(tmp_path / "x")
+    run.write_status(host="another")  # whose processes cannot be seen from here
+    assert interrupted(tmp_path / "x") == run
+
+
+def test_what_is_not_asked_for_stays(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    asked = load_config(None, {"resources.workers": 2, "train.micro_batch_tokens": 64, "output.texts": True})
+    check_same(run, "a.csv", None, asked)
+    config = go_on(run, asked)
+    assert (config.train.epochs, config.train.learning_rate) == (3, 1e-4)
+    assert (config.resources.workers, config.train.micro_batch_tokens, config.output.texts) == (2, 64, True)
+
+
+def test_the_same_settings_may_be_given_again(tmp_path: Path) -> None:
+    check_same(begun(tmp_path / "x"), "a.csv", None, load_config(None, {"train.epochs": 3}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("train.epochs", 4), ("model.lora.r", 3), ("train.seed", 5), ("data.label", "y")]
+)
+def test_other_settings_are_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"--resume: {field} is .* begun with"):
+        check_same(begun(tmp_path / "x"), "a.csv", None, load_config(None, {field: value}))
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"begun with data a\.csv, not b\.csv"):
+        check_same(run, "b.csv", None, load_config(None))
+    with pytest.raises(ConfigError, match="test None"):
+        check_same(run, "a.csv", "t.csv", load_config(None))
+
+
+def test_only_checkpoints_that_are_listed_stay(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    prune_checkpoints(run)
+    names = [f"checkpoint_{number}" for number in range(3)]
+    for name in names:
+        (run.folder / "checkpoints" / name).mkdir(parents=True)
+    snapshot = {
+        "checkpoint_results": [{"checkpoint_dir_name": names[0]}],
+        "latest_checkpoint_result": {"checkpoint_dir_name": names[2]},
+    }
+    write_json(run.folder / "checkpoints" / "checkpoint_manager_snapshot.json", snapshot)
+    prune_checkpoints(run)
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir() if path.is_dir()) == [names[0], names[2]]
