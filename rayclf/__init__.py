@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from rayclf.scoring.pipeline import score as score
     from rayclf.serving.run import Server as Server
     from rayclf.serving.run import serve as serve
+    from rayclf.training.cost.estimate import estimate as estimate
     from rayclf.training.driver import train as train
-    from rayclf.training.estimate import estimate as estimate
     from rayclf.training.run import Run as Run
-    from rayclf.training.search import tune as tune
-    from rayclf.training.search_record import Search as Search
+    from rayclf.training.search.record import Search as Search
+    from rayclf.training.search.tune import tune as tune
 
 __version__ = "0.1.0"
 
@@ -49,10 +49,10 @@ _HOMES = {
     "RayclfError": "errors",
     "Run": "training.run",
     "ScoreSummary": "scoring.pipeline",
-    "Search": "training.search_record",
+    "Search": "training.search.record",
     "Server": "serving.run",
     "UserError": "errors",
-    "estimate": "training.estimate",
+    "estimate": "training.cost.estimate",
     "evaluate": "model.evaluation",
     "export": "model.export",
     "inspect": "data.inspect",
@@ -61,7 +61,7 @@ _HOMES = {
     "score": "scoring.pipeline",
     "serve": "serving.run",
     "train": "training.driver",
-    "tune": "training.search",
+    "tune": "training.search.tune",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from rayclf import errors
 from rayclf.errors import RayclfError, ResourceError
 
+_own = False  # whether connect() started the Ray of this process
+
 
 def connect() -> None:
     """Make Ray ready in this process; does nothing when it is already.
@@ -25,8 +27,10 @@ def connect() -> None:
     """
     import ray
 
+    global _own
     if ray.is_initialized():
         return
+    _own = False
     # Reports reach the trainer when it polls its workers: every 2 s by default, which a small run would feel.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local Ray reports to nobody unless asked to
@@ -41,13 +45,25 @@ def connect() -> None:
                 f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]})"
             ) from None
     else:
-        ray.init(num_cpus=cores() + 1, include_dashboard=False, **quiet)
+        _own = True
+        ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
     if callable(on_stop) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has just put a handler there that aborts the process
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray leaves the cluster's token readable for everybody
     quiet_data()
+
+
+def adopt(own: bool) -> None:
+    """Tell this process, a worker of Ray, whether the Ray that it belongs to is a local one: see :func:`is_own`."""
+    global _own
+    _own = own
+
+
+def is_own() -> bool:
+    """Whether the Ray of this process is a local one that :func:`connect` started, or else a cluster that it joined."""
+    return _own
 
 
 def quiet_data() -> None:

@@ -78,5 +78,5 @@ def test_the_same_chart_is_the_same_file() -> None:
 
 
 def test_matplotlib_is_imported_only_for_pictures() -> None:
-    code = "import sys, rayclf.charts, rayclf.training.report; assert 'matplotlib' not in sys.modules"
+    code = "import sys, rayclf.charts, rayclf.training.report.page; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -35,7 +35,7 @@ def plan(
     """
     check_there(config, data)
     from rayclf.cli import show
-    from rayclf.training.estimate import estimate
+    from rayclf.training.cost.estimate import estimate
 
     found = estimate(
         config,

@@ -6,8 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from rayclf.cli.show import console
-from rayclf.training.devices import GIB
-from rayclf.training.estimate import Estimate, count
+from rayclf.training.cost.devices import GIB
+from rayclf.training.cost.estimate import Estimate, count
 
 _BAR = 32
 _MEANING = {

@@ -48,7 +48,7 @@ def tune(
     """
     check_there(data, test, config, labels)
     from rayclf.cli import show
-    from rayclf.training.search import tune as run_search
+    from rayclf.training.search.tune import tune as run_search
 
     flags = {
         "data.text": text,
@@ -120,7 +120,7 @@ def _table(trials: list[Any], record: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
     from rayclf.cli.show import number
-    from rayclf.training.search_record import ranked
+    from rayclf.training.search.record import ranked
 
     table = Table(title=f"trials by {record['metric']} on validation rows", title_justify="left")
     names = list(record["space"])

@@ -7,6 +7,8 @@ state.json          how far training has come
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,10 @@ from torch import Tensor
 
 from rayclf import storage
 from rayclf.training.strategies import OptimizerState
+
+# The rank of a checkpoint that was not evaluated, or to a metric that is not a number: below all others, and finite,
+# since what Ray Train reads back of its own list of checkpoints is JSON.
+UNRANKED = -sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class Progress:
     finished: bool = False
 
     def ranked(self, rank: float) -> Progress:
-        """The progress after an evaluation of this rank; NaN never is the best."""
-        better = rank == rank and (self.best is None or rank > self.best)
+        """The progress after an evaluation of this rank; NaN and infinity never are the best."""
+        better = math.isfinite(rank) and (self.best is None or rank > self.best)
         return Progress(self.step, rank if better else self.best, 0 if better else self.stale + 1, self.finished)
 
 

@@ -75,7 +75,7 @@ def train(
     plan = plan_model(settings, found)
     connect()
     cluster = choose_workers(settings, plan)
-    resolved = _resolved(settings, plan, cluster.workers, cluster.strategy)
+    resolved = _resolved(settings, plan)
     rows = {part: counts.rows for part, counts in found.counts.items()}
     if earlier is None:
         facts = {
@@ -91,6 +91,7 @@ def train(
     else:
         run = earlier
         run.write_status(state="running", pid=os.getpid(), error=None, resumed=run.status.get("resumed", 0) + 1)
+    run.write_status(workers=cluster.most, strategy=cluster.strategy)
     on_event(
         {
             "kind": "start",
@@ -98,7 +99,7 @@ def train(
             "tuning": plan.tuning,
             "parameters": plan.parameters,
             "workers": cluster.most,
-            "strategy": resolved.train.strategy,
+            "strategy": cluster.strategy,
             "steps": settings.train.epochs * -(-rows["train"] // settings.train.batch_size),
         }
     )
@@ -108,7 +109,9 @@ def train(
     try:
         dataset = found.write(run.folder, settings, on_event)
         job = Job(
-            config=resolved,
+            config=resolved.model_copy(
+                update={"train": resolved.train.model_copy(update={"strategy": cluster.strategy})}
+            ),
             space=found.space,
             encoding=plan.encoding,
             info=plan.info.model_dump(),
@@ -128,12 +131,12 @@ def train(
     return run
 
 
-def _resolved(settings: Config, plan: ModelPlan, workers: int | tuple[int, int], strategy: str) -> Config:
-    """The settings with what was left to rayclf filled in: they are the record of the run."""
+def _resolved(settings: Config, plan: ModelPlan) -> Config:
+    """The settings with what was left to rayclf filled in, the record of the run; but for what the cluster decides,
+    which may be another one when the run goes on."""
     choices = {
         "model": {"method": plan.tuning, "max_length": plan.info.max_length},
-        "train": {"learning_rate": plan.learning_rate, "strategy": strategy},
-        "resources": {"workers": workers},
+        "train": {"learning_rate": plan.learning_rate},
     }
     return settings.model_copy(
         update={name: getattr(settings, name).model_copy(update=fields) for name, fields in choices.items()}

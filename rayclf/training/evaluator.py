@@ -11,8 +11,10 @@ import ray
 import torch.distributed as dist
 
 from rayclf.data.dataset import Dataset
+from rayclf.errors import ConfigError
 from rayclf.labels import Floats
-from rayclf.metrics import LOWER_IS_BETTER, MetricState
+from rayclf.metrics import MetricState
+from rayclf.metrics import rank_of as known_rank
 from rayclf.model.engine import Classifier
 from rayclf.model.evaluation import WINDOW, Tally, classify, new_state
 from rayclf.model.samples import choose_samples, sample_records
@@ -26,8 +28,15 @@ _KEPT = 100
 def rank_of(metric: str, metrics: Mapping[str, Any], own: Sequence[OwnMetric] = ()) -> float:
     """What the best evaluation has the most of: ``train.metric``, negated where a smaller value is better."""
     chosen = find_choice(metric, own)
-    lower = chosen.lower_is_better if chosen else metric in LOWER_IS_BETTER
-    return -float(metrics[metric]) if lower else float(metrics[metric])
+    if chosen is None:
+        return known_rank(metric, metrics)
+    if metric not in metrics:
+        raise ConfigError(f"train.metric: {chosen.spec} gave no {metric}; it gave {', '.join(_names(chosen, metrics))}")
+    return -float(metrics[metric]) if chosen.lower_is_better else float(metrics[metric])
+
+
+def _names(metric: OwnMetric, metrics: Mapping[str, Any]) -> list[str]:
+    return [name for name in metrics if name.split(".")[0] == metric.name]
 
 
 class Evaluator:

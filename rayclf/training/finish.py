@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from rayclf.model.engine import Classifier
 from rayclf.model.evaluation import Tally, new_state
 from rayclf.model.samples import WorstMistakes
 from rayclf.thresholds import tune_thresholds
+from rayclf.training.checkpoints import UNRANKED
 from rayclf.training.evaluator import Evaluator, raw_state
 from rayclf.training.job import Job
 
@@ -62,7 +62,7 @@ def final_test(job: Job, evaluator: Evaluator, device: torch.device, precision: 
 def best_reported(reported: list[Any]) -> Any:
     """The evaluated checkpoint of the highest rank, the earliest of equals; where no rank is a number, the last one."""
     evaluated = [one for one in reported if one.metrics["evaluated"]]
-    ranked = [one for one in evaluated if not math.isnan(one.metrics["rank_by"])]
+    ranked = [one for one in evaluated if one.metrics["rank_by"] > UNRANKED]
     if not ranked:
         return max(evaluated, key=lambda one: one.metrics["step"])
     return max(ranked, key=lambda one: (one.metrics["rank_by"], -one.metrics["step"]))

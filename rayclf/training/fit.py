@@ -12,9 +12,10 @@ from typing import Any
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from rayclf import storage
-from rayclf.cluster import root_cause
+from rayclf.cluster import is_own, root_cause
 from rayclf.model.info import read_info, write_info
 from rayclf.training.job import Job, train_loop
 from rayclf.training.plan import Cluster
@@ -53,9 +54,21 @@ def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None])
             tracker.finish(run, state)
 
 
+class _LocalTrainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
+    """Without Ray's guard that frees the workers' places when a trainer dies, which no other job waits for here.
+
+    It asks the dashboard, which a local Ray has not, and Ray 2.60 waits 12 s for it at the end of each training.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
+
+
 def _trainer(run: Run, job: Job, cluster: Cluster) -> TorchTrainer:
     train = job.config.train
-    return TorchTrainer(
+    kind = _LocalTrainer if is_own() else TorchTrainer
+    return kind(
         train_loop,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -130,7 +143,7 @@ def _ended(result: Future[Any]) -> bool:
 
 def _finish(run: Run, results: dict[str, Any]) -> None:
     """Make the best checkpoint's artifact the run's, with what the final test found in it, and draw the report."""
-    from rayclf.training.report import write_report
+    from rayclf.training.report.page import write_report
 
     with storage.folder_whole(run.artifact) as draft:
         shutil.copytree(Path(results["checkpoint"]) / "artifact", draft, dirs_exist_ok=True)

@@ -31,7 +31,7 @@ class Journal:
             _drop_torn_line(folder / name)
         self._stamped = 0.0
         self._stopping = False
-        self._workers: dict[str, dict[str, Any]] = {}
+        self._processes: dict[str, dict[str, Any]] = {}
         self._results: dict[str, Any] | None = None
         self._draft = folder / f"{PREDICTIONS}.tmp"
         self._writer: pq.ParquetWriter | None = None
@@ -45,10 +45,15 @@ class Journal:
             self._stamped = time.monotonic()
             self._run.write_status(step=event["step"], epoch=event["epoch"])
 
-    def worker(self, rank: int, host: str, pid: int) -> None:
+    def note(self, **fields: Any) -> None:
+        """Add to ``status.json``."""
+        self._run.write_status(**fields)
+
+    def worker(self, rank: int, world: int, host: str, pid: int) -> None:
         """Note where a worker runs, for those who want to look at its process."""
-        self._workers[str(rank)] = {"host": host, "pid": pid}
-        self._run.write_status(workers=self._workers)
+        self._processes = {other: place for other, place in self._processes.items() if int(other) < world}
+        self._processes[str(rank)] = {"host": host, "pid": pid}
+        self._run.write_status(processes=self._processes)
 
     def samples(self, records: list[dict[str, Any]]) -> None:
         """Keep predictions beside what was expected."""

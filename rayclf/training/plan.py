@@ -187,8 +187,8 @@ def _least_strategy(settings: Config, plan: ModelPlan, fewest: int, most: int, g
     if not gpu:
         return "single" if most == 1 else "ddp"
     from rayclf.model.backbone import fetch
-    from rayclf.training.memory import Case, resolve_strategy
-    from rayclf.training.parameters import read_shape
+    from rayclf.training.cost.memory import Case, resolve_strategy
+    from rayclf.training.cost.parameters import read_shape
 
     model = settings.model.model_copy(update={"method": plan.tuning})
     labels = len(plan.info.space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -24,11 +25,11 @@ from rayclf.model.adapters import add_lora
 from rayclf.model.artifact import load_weights, save_artifact
 from rayclf.model.backbone import fetch, load_network
 from rayclf.model.checkpointing import enable_checkpointing
-from rayclf.model.engine import Classifier, choose_precision
+from rayclf.model.engine import Classifier, choose_batching, choose_precision
 from rayclf.model.info import ArtifactInfo
 from rayclf.model.network import Network
 from rayclf.model.tokenizer import load_tokenizer
-from rayclf.training.checkpoints import Progress, load_optimizer_state, load_progress, save_state
+from rayclf.training.checkpoints import UNRANKED, Progress, load_optimizer_state, load_progress, save_state
 from rayclf.training.evaluator import Evaluator, rank_of
 from rayclf.training.finish import final_test
 from rayclf.training.job import Job
@@ -64,9 +65,7 @@ class Worker:
                 self.strategy = make_strategy(self.network, self.config)
                 self.strategy.load_optimizer_state(load_optimizer_state(Path(folder)))
                 self.progress = load_progress(Path(folder))
-        self.packed = self.network.packs and (
-            self.config.batching == "packed" or (self.config.batching == "auto" and self.device.type == "cuda")
-        )
+        self.packed = choose_batching(self.config.batching, self.network)
         self.tokenizer = load_tokenizer(self._source)
         self.evaluator = Evaluator(job, self.dataset, self.rank, self.world)
         self._asked = job.journal.stopping.remote()
@@ -109,7 +108,7 @@ class Worker:
     def run(self) -> None:
         """Train from where the last checkpoint left off, and end with the test of the best one."""
         started = self.progress.step
-        ray.get(self.job.journal.worker.remote(self.rank, os.uname().nodename, os.getpid()))
+        ray.get(self.job.journal.worker.remote(self.rank, self.world, os.uname().nodename, os.getpid()))
         if self.rank == 0 and ray.train.get_checkpoint() is not None:
             ray.get(self.job.journal.event.remote({"kind": "resumed", "step": started, "epoch": self._epoch + 1}))
         if started == 0 and self.job.config.evaluation.baseline:
@@ -178,14 +177,21 @@ class Worker:
         evaluated = ended or (plan.steps is not None and step % plan.steps == 0)
         metrics = self._evaluate() if evaluated else None
         if evaluated:
-            rank = rank_of(self.config.metric, metrics, self.job.own) if metrics else float(step)
-            self.progress = self.progress.ranked(rank)
+            self.progress = self.progress.ranked(self._rank(metrics))
             if plan.patience is not None and metrics and self.progress.stale >= plan.patience:
                 self.progress = replace(self.progress, finished=True)
+                if self.rank == 0 and step < self.job.steps:
+                    self.job.journal.note.remote(early_stopped=step)
         every = self.config.checkpoint_steps
         if evaluated or stop or leaving or (every is not None and step % every == 0):
             self._checkpoint(metrics, evaluated)
         return stop or self.progress.finished
+
+    def _rank(self, metrics: Mapping[str, Any] | None) -> float:
+        """What the best checkpoint has the most of; without a validation part the last one is the best."""
+        if metrics is None:
+            return float(self.progress.step)
+        return rank_of(self.config.metric, metrics, self.job.own)
 
     def _evaluate(self) -> dict[str, Any] | None:
         """The metrics of the validation part; None when there is none."""
@@ -210,10 +216,12 @@ class Worker:
 
     def _checkpoint(self, metrics: Mapping[str, Any] | None, evaluated: bool) -> None:
         """Hand Ray Train a checkpoint, with the rank that chooses the best of those that were evaluated."""
-        rank = float("-inf")
-        if evaluated:
-            rank = rank_of(self.config.metric, metrics, self.job.own) if metrics else float(self.progress.step)
-        report = {"step": self.progress.step, "rank_by": rank, "evaluated": evaluated}
+        rank = self._rank(metrics) if evaluated else UNRANKED
+        report = {
+            "step": self.progress.step,
+            "evaluated": evaluated,
+            "rank_by": rank if math.isfinite(rank) else UNRANKED,
+        }
         weights, optimizer = self.strategy.weights(), self.strategy.optimizer_state()
         if self.rank != 0:
             ray.train.report(report)

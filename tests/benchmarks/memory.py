@@ -91,8 +91,8 @@ def _one(trial: Trial, device: str) -> tuple[int, int]:
     from transformers import AutoModel
 
     from rayclf.config import Config, LoraConfig, ModelConfig, TrainConfig
-    from rayclf.training.memory import Case, estimate_memory
-    from rayclf.training.parameters import read_shape
+    from rayclf.training.cost.memory import Case, estimate_memory
+    from rayclf.training.cost.parameters import read_shape
 
     lora = LoraConfig(dora=trial.dora)
     dtype = torch.bfloat16 if trial.precision == "bf16" and trial.method == "lora" else torch.float32

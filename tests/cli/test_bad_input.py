@@ -78,7 +78,7 @@ def test_configuration(tmp_path: Path) -> None:
     told = refused(tmp_path, "train", "x.csv", "-o", "runs/x", "--config", "c.yaml")
     assert "c.yaml: unknown key 'train.epoch'; did you mean 'epochs'?" in told
     assert "train.epochs" in refused(tmp_path, "train", "x.csv", "-o", "runs/x", "--set", "train.epochs=many")
-    assert "no metric 'magic'" in refused(tmp_path, "train", "x.csv", "-o", "runs/x", "--set", "train.metric=magic")
+    assert "no metric magic" in refused(tmp_path, "train", "x.csv", "-o", "runs/x", "--set", "train.metric=magic")
 
 
 def test_output_that_is_not_a_run(tmp_path: Path) -> None:

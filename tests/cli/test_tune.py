@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from rayclf.cli import tune as command
 from rayclf.cli.show import console
-from rayclf.training import search as searching
-from rayclf.training.search_record import Board, Search, Trial
-from rayclf.training.search_space import Range
+from rayclf.training.search import tune as searching
+from rayclf.training.search.record import Board, Search, Trial
+from rayclf.training.search.space import Range
 
 METRICS = {"validation": {"rows": 5, "accuracy": 0.5, "per_label": []}}
 VALUES = {"train.learning_rate": 0.001}

@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 from tiny import SPACES
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rayclf.config import Config, LoraConfig, ModelConfig, TrainConfig
 from rayclf.data.tokens import Ids, TokenBatch
@@ -28,9 +28,9 @@ from rayclf.model import backbone as backbone_module
 from rayclf.model.adapters import add_lora
 from rayclf.model.backbone import load_network
 from rayclf.model.network import Network
+from rayclf.training.cost.memory import Case
+from rayclf.training.cost.parameters import Shape, read_shape
 from rayclf.training.losses import TrainingLoss
-from rayclf.training.memory import Case
-from rayclf.training.parameters import Shape, read_shape
 from rayclf.training.step import StepResult, micro_batches, train_step
 from rayclf.training.strategies import Strategy
 
@@ -99,6 +99,7 @@ def random_network(size: Size, tuning: Tuning, *, dtype: torch.dtype = torch.bfl
             model = AutoModelForSequenceClassification.from_config(
                 config, dtype=torch.bfloat16 if dtype == "auto" else dtype
             )
+        settle(model)
         return model, {"missing_keys": [], "mismatched_keys": []}
 
     patched = mock.patch.object(backbone_module.AutoModelForSequenceClassification, "from_pretrained", make)
@@ -116,6 +117,18 @@ def random_network(size: Size, tuning: Tuning, *, dtype: torch.dtype = torch.bfl
     if tuning != "full":
         add_lora(network, LoraConfig())
     return network.to(DEVICE).train()
+
+
+def settle(model: PreTrainedModel) -> None:
+    """Scale random weights as trained ones are: embeddings of unit size, and what L layers add to them by 1/sqrt(2 L)
+    (GPT-2, section 2.3). Otherwise the first layers drown the tokens, and all rows look alike."""
+    config = model.config
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embed_tokens" in name:
+                parameter.div_(config.initializer_range)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.mul_((2 * config.num_hidden_layers) ** -0.5)
 
 
 def move_trained(network: Network, scale: float = 0.02, seed: int = 1) -> None:
@@ -148,7 +161,7 @@ def one_step(strategy: Strategy, batch: TokenBatch, tokens: int, *, packed: bool
     """A step as the worker does it, in bf16 unless said otherwise."""
     options = {"learning_rate": 1e-4, "bf16": True, "device": DEVICE} | settings
     micros = micro_batches(batch, tokens, PAD, packed)
-    return train_step(strategy, micros, TrainingLoss(SPACE.problem_type), **options)
+    return train_step(strategy, micros, TrainingLoss(SPACE.problem_type, TrainConfig()), **options)
 
 
 @cache

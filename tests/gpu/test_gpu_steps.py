@@ -24,7 +24,7 @@ from random_network import (
 from rayclf.config import TrainConfig
 from rayclf.model.checkpointing import enable_checkpointing
 from rayclf.model.network import Network
-from rayclf.training.memory import Case, estimate_memory
+from rayclf.training.cost.memory import Case, estimate_memory
 from rayclf.training.strategies import Replicated
 
 pytestmark = pytest.mark.filterwarnings("default")  # drivers and kernels warn of what is not ours to mend

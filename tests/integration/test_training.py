@@ -93,6 +93,50 @@ def test_the_number_of_workers_changes_nothing(
         assert other.metrics[part]["log_loss"] == pytest.approx(metrics["log_loss"], abs=1e-5)
 
 
+def test_zero_is_another_way_to_the_same_numbers(
+    decoder_run: rayclf.Run,
+    few_messages: Path,
+    backbone: Callable[[str], Path],
+    decoder_overrides: dict[str, object],
+    tmp_path: Path,
+) -> None:
+    settings = decoder_overrides | {"train.strategy": "deepspeed-zero3"}
+    other = rayclf.train(few_messages, tmp_path / "other", backbone=str(backbone("llama")), overrides=settings)
+    assert other.status["strategy"] == "deepspeed-zero3"
+    for name in ("loss", "grad_norm", "rows"):
+        assert [e[name] for e in steps(other)] == pytest.approx([e[name] for e in steps(decoder_run)], abs=1e-4)
+    assert other.metrics["test"]["log_loss"] == pytest.approx(decoder_run.metrics["test"]["log_loss"], abs=1e-4)
+
+
+def test_qlora_trains_packed_and_is_tested_as_it_is_loaded(
+    cluster: None,
+    few_messages: Path,
+    backbone: Callable[[str], Path],
+    decoder_overrides: dict[str, object],
+    tmp_path: Path,
+) -> None:
+    settings = decoder_overrides | {
+        "model.method": "qlora",
+        "train.batching": "packed",
+        "train.gradient_checkpointing": True,
+        "train.loss": "asymmetric",
+        "train.epochs": 2,
+        "data.validation": 0.1,
+        "evaluation.patience": 1,
+        "resources.workers": 1,
+    }
+    run = rayclf.train(few_messages, tmp_path / "run", backbone=str(backbone("llama")), overrides=settings)
+    losses = [event["loss"] for event in steps(run)]
+    assert losses[-1] < losses[0]
+    info = read_json(run.artifact / "rayclf.json")
+    assert (info["tuning"], info["quantization"]) == ("lora", "nf4")
+    assert len(set(info["thresholds"])) > 1  # tuned, a label each
+    # Live, on 4-bit weights, and loaded, on the floats that they stand for: the same numbers.
+    live = [e for e in run.events if e.get("part") == "validation" and e["step"] and not e.get("final")]
+    told = run.metrics["validation"]["uncalibrated"]["log_loss"]
+    assert min(abs(event["log_loss"] - told) for event in live) < 1e-4
+
+
 def test_training_is_measured_before_and_after(encoder_run: rayclf.Run) -> None:
     baseline = next(event for event in encoder_run.events if event["kind"] == "evaluation")
     assert (baseline["step"], baseline["part"]) == (0, "validation")

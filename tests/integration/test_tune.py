@@ -15,8 +15,8 @@ import ray
 import rayclf
 from rayclf.demo.lessons import data_file
 from rayclf.errors import ConfigError, DataError
-from rayclf.training.search import tune
-from rayclf.training.search_record import Search
+from rayclf.training.search.record import Search
+from rayclf.training.search.tune import tune
 
 RATE = "train.learning_rate"
 

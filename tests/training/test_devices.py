@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayclf.errors import ConfigError
-from rayclf.training.devices import DEVICES, find_device
+from rayclf.training.cost.devices import DEVICES, find_device
 
 
 @pytest.mark.parametrize(

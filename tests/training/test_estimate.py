@@ -13,9 +13,9 @@ from tiny import decoder_tokenizer
 
 from rayclf.data.prepare import prepare
 from rayclf.errors import ConfigError, ResourceError
-from rayclf.training.estimate import Estimate, count, estimate, find_mend, flops_per_token
-from rayclf.training.memory import estimate_memory
-from rayclf.training.parameters import Shape
+from rayclf.training.cost.estimate import Estimate, count, estimate, find_mend, flops_per_token
+from rayclf.training.cost.memory import estimate_memory
+from rayclf.training.cost.parameters import Shape
 
 __all__ = ["llama"]  # a fixture
 LENGTH = 512

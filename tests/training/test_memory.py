@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayclf.config import Config
-from rayclf.training.devices import GIB
-from rayclf.training.memory import STRATEGIES, Case, estimate_memory, resolve_strategy, with_fields
-from rayclf.training.parameters import Shape, read_shape
+from rayclf.training.cost.devices import GIB
+from rayclf.training.cost.memory import STRATEGIES, Case, estimate_memory, resolve_strategy, with_fields
+from rayclf.training.cost.parameters import Shape, read_shape
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from memory import SMALL, measure  # the larger cases lie there

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from rayclf.config import Config, LoraConfig, ModelConfig, TrainConfig
 from rayclf.errors import BackboneError, ConfigError
 from rayclf.labels import ProblemType
-from rayclf.training.memory import Case, activation_bytes
-from rayclf.training.parameters import find_config, read_shape
+from rayclf.training.cost.memory import Case, activation_bytes
+from rayclf.training.cost.parameters import find_config, read_shape
 
 ROWS, LENGTH = 3, 61
 

@@ -12,8 +12,8 @@ from fake_run import evaluation, make_run, measure
 
 from rayclf.charts import LineChart
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.training import report
-from rayclf.training.report import Record, file_names, render, sections, write_report
+from rayclf.training.report import page as report
+from rayclf.training.report.page import Record, file_names, render, sections, write_report
 
 NAMES = ("<script>alert(1)</script>", "b & c", "配送の遅れ", "$x$", "_hidden")
 SPACE = LabelSpace(NAMES, ProblemType.MULTICLASS)

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from rayclf.charts import Chart, Heatmap, LineChart
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.training import report_curves, report_facts, report_metrics, report_tables
-from rayclf.training.report_curves import smooth, unlike_cross_entropy
-from rayclf.training.report_tables import confusion_matrix
+from rayclf.training.report import curves as report_curves
+from rayclf.training.report import facts as report_facts
+from rayclf.training.report import metrics as report_metrics
+from rayclf.training.report import tables as report_tables
+from rayclf.training.report.curves import smooth, unlike_cross_entropy
+from rayclf.training.report.tables import confusion_matrix
 
 SPACE = LabelSpace(("a", "b", "c"), ProblemType.MULTICLASS)
 

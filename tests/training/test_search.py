@@ -15,9 +15,8 @@ from rayclf.config_file import load_config
 from rayclf.errors import ConfigError, LabelError, OutputError, RayclfError
 from rayclf.storage import write_json
 from rayclf.training.run import Run
-from rayclf.training.search import _nothing
-from rayclf.training.search_record import Board, Search, Trial, check_place, ranked, render
-from rayclf.training.search_space import (
+from rayclf.training.search.record import Board, Search, Trial, check_place, ranked, render
+from rayclf.training.search.space import (
     EPOCHS,
     RANK,
     RATE,
@@ -30,6 +29,7 @@ from rayclf.training.search_space import (
     read_space,
     with_values,
 )
+from rayclf.training.search.tune import _nothing
 
 DEFAULTS = Config()
 

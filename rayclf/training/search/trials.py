@@ -24,11 +24,11 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from rayclf.cluster import native_stderr_to, root_cause
+from rayclf.cluster import adopt, native_stderr_to, root_cause
 from rayclf.config import Config
 from rayclf.errors import RayclfError
 from rayclf.training.run import Run
-from rayclf.training.search_record import Board, Trial
+from rayclf.training.search.record import Board, Trial
 
 _POLL = 0.5  # seconds between looks into a run folder, and the longest that a stop waits for a trial
 _PATIENCE = 300.0  # seconds for a stopped training to write a checkpoint and take its workers down
@@ -50,6 +50,7 @@ class Task:
     settings: Config
     steps_per_epoch: int
     lower_is_better: bool
+    own_ray: bool
 
 
 def read_curve(run: Run, metric: str) -> tuple[tuple[int, float], ...]:
@@ -72,6 +73,7 @@ class TrainingTrial(tune.Trainable):  # type: ignore[misc]
         """Start the training."""
         os.chdir(place)  # relative paths in the settings mean what they mean to the caller, who is on this node
         self.job = tasks[config["number"]]
+        adopt(self.job.own_ray)
         self.failure: BaseException | None = None
         self.ending = threading.Event()
         self.told = False

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from rayclf.charts import table
-from rayclf.training.report_metrics import Events, finite, steps
+from rayclf.training.report.metrics import Events, finite, steps
 
 
 def title(status: Mapping[str, Any]) -> str:

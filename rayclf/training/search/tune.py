@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rayclf import errors
-from rayclf.cluster import connect, cores
+from rayclf.cluster import connect, cores, is_own
 from rayclf.config import Config
 from rayclf.errors import ConfigError, RayclfError
 from rayclf.metrics import LOWER_IS_BETTER, metrics_of
 from rayclf.own_metrics import check_choice, find_choice, load_metrics
 from rayclf.training.plan import choose_workers, find_data, plan_model, resolve_settings
-from rayclf.training.search_record import Board, Search, Trial, check_place
-from rayclf.training.search_space import RATE, current, default_space, draw, read_space, with_values
+from rayclf.training.search.record import Board, Search, Trial, check_place
+from rayclf.training.search.space import RATE, current, default_space, draw, read_space, with_values
 
 Event = dict[str, Any]
 
@@ -119,10 +119,10 @@ def _run(
     minutes: float | None,
     on_event: Callable[[Event], None],
 ) -> str:
-    from rayclf.training.search_trials import Task, run_trials
+    from rayclf.training.search.trials import Task, run_trials
 
     tasks = [
-        Task(dataset, board.place(trial), settings, -(-rows // settings.train.batch_size), board.lower)
+        Task(dataset, board.place(trial), settings, -(-rows // settings.train.batch_size), board.lower, is_own())
         for trial, settings in zip(board.trials, each, strict=True)
     ]
     began = time.monotonic()

@@ -17,9 +17,7 @@ import yaml
 
 from rayclf import storage
 from rayclf.charts import Chart, figure, page, write_png
-from rayclf.training import report_curves as curves
-from rayclf.training import report_facts as facts
-from rayclf.training import report_tables as tables
+from rayclf.training.report import curves, facts, tables
 from rayclf.training.run import Run
 
 

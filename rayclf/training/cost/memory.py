@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from rayclf.config import Config, TrainConfig
-from rayclf.training.devices import GIB
-from rayclf.training.parameters import Shape
+from rayclf.training.cost.devices import GIB
+from rayclf.training.cost.parameters import Shape
 
 Strategy = Literal["single", "ddp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3"]
 STRATEGIES: tuple[Strategy, ...] = ("single", "ddp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rayclf.charts import Chart, LineChart, Points, heading, note
-from rayclf.training.report_metrics import Events, curve, evaluations, finite, flat, steps, watched, words
+from rayclf.training.report.metrics import Events, curve, evaluations, finite, flat, steps, watched, words
 
 Sections = Iterator[str | Chart]
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from rayclf.config import Config
 from rayclf.errors import ResourceError
-from rayclf.training.devices import GIB, Device, find_device
-from rayclf.training.memory import Case, Memory, estimate_memory, micro_batch_tokens, resolve_strategy, with_fields
-from rayclf.training.parameters import Shape, find_config, read_shape
+from rayclf.training.cost.devices import GIB, Device, find_device
+from rayclf.training.cost.memory import Case, Memory, estimate_memory, micro_batch_tokens, resolve_strategy, with_fields
+from rayclf.training.cost.parameters import Shape, find_config, read_shape
 
 if TYPE_CHECKING:
-    from rayclf.training.workload import Workload
+    from rayclf.training.cost.workload import Workload
 
 _MOST_GPUS = 64
 
@@ -138,7 +138,7 @@ def estimate(
     folder = find_config(name, settings.model.revision)
     found: Workload | None = None
     if data is not None:
-        from rayclf.training.workload import measure
+        from rayclf.training.cost.workload import measure
 
         found = measure(data, settings)
     labels = labels or (found.labels if found else 2)

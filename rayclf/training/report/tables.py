@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rayclf.charts import BarChart, Chart, Heatmap, Histogram, heading, note, table
-from rayclf.training.report_metrics import Events, finite, flat, judged, parts, words
+from rayclf.training.report.metrics import Events, finite, flat, judged, parts, words
 
 Sections = Iterator[str | Chart]
 

@@ -1,0 +1,1 @@
+"""What a training takes, told before it runs: parameters, memory, tokens and time."""

@@ -1,0 +1,1 @@
+"""The search for better settings: what is tried, the trials, and the best of them."""
