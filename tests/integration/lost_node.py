@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.5"
+os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.1"
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"  # how long it hopes for two workers again
 
 import ray
 from ray._raylet import GcsClient
@@ -42,15 +43,21 @@ def main() -> None:
         reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         deadline = int((time.time() + 15) * 1000)
         client.drain_node(other.node_id, reason, "spot", deadline)
-        time.sleep(8)
+        while not (folder / "checkpoints" / "checkpoint_manager_snapshot.json").exists():
+            time.sleep(0.05)
         cluster.remove_node(other, allow_graceful=False)
 
     def watch(event: dict[str, Any]) -> None:
-        if event["kind"] == "step" and event["step"] == 3 and not seen:
+        if event["kind"] == "step" and event["step"] == 1 and not seen:
             seen.append(sorted(rayclf.Run(folder).status["processes"]))
             threading.Thread(target=take_away, daemon=True).start()
 
-    overrides = json.loads(settings) | {"resources.workers": [1, 2], "resources.cpus_per_worker": 2}
+    # A row at a time, so that there is time to lose a node in.
+    overrides = json.loads(settings) | {
+        "resources.workers": [1, 2],
+        "resources.cpus_per_worker": 2,
+        "train.micro_batch_tokens": 1,
+    }
     run = rayclf.train(data, folder, backbone=backbone, overrides=overrides, on_event=watch)
     resumed = [line["step"] for line in run.lines if line["kind"] == "resumed"]
     print(json.dumps({"before": seen, "after": sorted(run.status["processes"]), "resumed": resumed}))

@@ -65,17 +65,6 @@ def test_the_artifact_is_the_best_epoch(encoder_run: rayclf.Run) -> None:
     assert len(list((encoder_run.folder / "checkpoints").glob("checkpoint_*/"))) <= 2  # the best, and the latest
 
 
-def test_the_same_seed_gives_the_same_losses(
-    decoder_run: rayclf.Run,
-    few_messages: Path,
-    backbone: Callable[[str], Path],
-    decoder_overrides: dict[str, object],
-    tmp_path: Path,
-) -> None:
-    again = rayclf.train(few_messages, tmp_path / "again", backbone=str(backbone("llama")), overrides=decoder_overrides)
-    assert [e["loss"] for e in steps(again)] == pytest.approx([e["loss"] for e in steps(decoder_run)], abs=1e-5)
-
-
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_number_of_workers_changes_nothing(
     decoder_run: rayclf.Run,
@@ -121,7 +110,7 @@ def test_qlora_trains_packed_and_is_tested_as_it_is_loaded(
         "train.gradient_checkpointing": True,
         "train.loss": "asymmetric",
         "train.epochs": 2,
-        "data.validation": 0.1,
+        "data.validation": 0.4,
         "evaluation.patience": 1,
         "resources.workers": 1,
     }

