@@ -177,7 +177,7 @@ class TrainView(ProgressView):
             when = "best" if event.get("final") else f"step {event['step']}" if event["step"] else "before training"
             console.print(f"{when}  {event['part']}: {told}")
         elif kind == "resumed":
-            console.print(f"going on after step {event['step']}")
+            console.print(f"going on after step {max(0, event['step'])}")
         elif kind == "stopping":
             console.print("stopping after a checkpoint; --resume will go on from there (Ctrl-C again: stop at once)")
 

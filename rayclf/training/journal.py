@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayclf import storage
-from rayclf.training.run import Run
+from rayclf.training.run import NOTHING, Run
 
 PREDICTIONS = "predictions.parquet"
 
@@ -41,9 +41,16 @@ class Journal:
     def event(self, event: dict[str, Any]) -> None:
         """Write one line; an event with a ``step`` is progress as well."""
         self._append("metrics.jsonl", [{"time": round(time.time(), 3), **event}])
-        if time.monotonic() - self._stamped > 1 and "step" in event:
+        if time.monotonic() - self._stamped > 1 and event["kind"] == "step":
             self._stamped = time.monotonic()
             self._run.write_status(step=event["step"], epoch=event["epoch"])
+
+    def begin(self, step: int | None) -> None:
+        """Note that workers begin after ``step``, or from nothing; what earlier ones did beyond that is undone."""
+        self._close()
+        self._early, self._next = {}, 0
+        if self._run.lines:
+            self.event({"kind": "resumed", "step": NOTHING if step is None else step, "epoch": 0})
 
     def note(self, **fields: Any) -> None:
         """Add to ``status.json``."""
@@ -66,9 +73,6 @@ class Journal:
 
     def predictions(self, number: int, table: pa.Table) -> None:
         """Take the predictions of a window of test rows, of which 0 is the first; they are written in their order."""
-        if number == 0:
-            self._close()
-            self._early, self._next = {}, 0
         self._early[number] = table
         while self._next in self._early:
             piece = self._early.pop(self._next)
@@ -78,6 +82,8 @@ class Journal:
 
     def results(self, results: dict[str, Any]) -> None:
         """Keep what the final test found for the driver; the predictions are whole."""
+        if self._early:
+            raise RuntimeError(f"predictions of window {self._next} never came")
         if self._writer is not None:
             self._close()
             self._draft.replace(self._run.folder / PREDICTIONS)

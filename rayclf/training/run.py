@@ -22,6 +22,8 @@ from rayclf.config import Config
 from rayclf.errors import OutputError
 from rayclf.labels import LabelSpace
 
+NOTHING = -1  # the step that training resumes after when it begins again: not even the evaluation at step 0 counts
+
 
 @dataclass(frozen=True)
 class Run:

@@ -109,8 +109,8 @@ class Worker:
         """Train from where the last checkpoint left off, and end with the test of the best one."""
         started = self.progress.step
         ray.get(self.job.journal.worker.remote(self.rank, self.world, os.uname().nodename, os.getpid()))
-        if self.rank == 0 and ray.train.get_checkpoint() is not None:
-            ray.get(self.job.journal.event.remote({"kind": "resumed", "step": started, "epoch": self._epoch + 1}))
+        if self.rank == 0:
+            ray.get(self.job.journal.begin.remote(started if ray.train.get_checkpoint() is not None else None))
         if started == 0 and self.job.config.evaluation.baseline:
             self._evaluate()
         while not self.progress.finished:

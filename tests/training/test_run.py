@@ -52,10 +52,29 @@ def test_what_an_interruption_undid_is_no_event(tmp_path: Path) -> None:
     assert len(run.lines) == 5
 
 
+def test_a_run_that_begins_again_has_one_baseline(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "x", Config(), SPACE, {})
+    for _ in range(2):  # the first worker dies before its first checkpoint
+        journal = Journal(run.folder)
+        journal.begin(None)
+        journal.event({"kind": "evaluation", "part": "validation", "step": 0, "epoch": 0})
+        journal.event({"kind": "step", "step": 1, "epoch": 1})
+    assert [(event["kind"], event["step"]) for event in run.events] == [("evaluation", 0), ("step", 1)]
+    assert [line["kind"] for line in run.lines].count("resumed") == 1
+
+
+def test_a_window_that_is_missing_is_no_whole_file(tmp_path: Path) -> None:
+    journal = Journal(create_run(tmp_path / "x", Config(), SPACE, {}).folder)
+    journal.predictions(1, pa.table({"row": [1]}))
+    with pytest.raises(RuntimeError, match="window 0"):
+        journal.results({})
+
+
 def test_predictions_are_in_order_whenever_they_come(tmp_path: Path) -> None:
     journal = Journal(create_run(tmp_path / "x", Config(), SPACE, {}).folder)
     journal.predictions(0, pa.table({"row": [-1]}))  # of a test that a failure broke off
-    for number in (0, 2, 1, 3):
+    journal.begin(3)
+    for number in (1, 2, 0, 3):
         journal.predictions(number, pa.table({"row": [2 * number, 2 * number + 1]}))
     assert journal.found() is None
     assert not (tmp_path / "x" / "predictions.parquet").exists()
