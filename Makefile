@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/rayclf demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 lint: .venv/ready
 	$(BIN)/ruff check .

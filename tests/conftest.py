@@ -21,13 +21,6 @@ from rayclf.labels import LabelSpace, ProblemType
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs Ray runs in one process, on one Ray; with ``pytest -n 2 --dist loadgroup`` the rest runs beside it."""
-    for item in items:
-        if item.path.parent.name in ("integration", "docs"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A factory: the folder of the tiny backbone of a type, made once. Tests must not write into it."""
