@@ -29,7 +29,13 @@ def encoder_run(cluster: None, backbone: Callable[[str], Path], tmp_path_factory
         data_file("questions.csv"),
         tmp_path_factory.mktemp("runs") / "encoder",
         backbone=str(backbone("bert")),
-        overrides={"train.epochs": 6, "train.learning_rate": 3e-3, "train.precision": "fp32"},
+        overrides={
+            "train.epochs": 6,
+            "train.learning_rate": 3e-3,
+            "train.precision": "fp32",
+            "evaluation.metrics": ["rayclf.sample_metrics:binary_match"],
+            "output.track": ["tensorboard"],
+        },
     )
 
 
