@@ -61,17 +61,7 @@ def train(
     check_choice(settings.train.metric, own, metrics_of(found.space))
     check_room(own, max(counts.rows for counts in found.counts.values()), len(found.space))
     check_loss(settings.train.loss, found.space.problem_type)
-    on_event(
-        {
-            "kind": "data",
-            "reads": found.reads,
-            "label": found.label,
-            "space": found.space,
-            "parts": found.counts,
-            "read": found.read,
-            "quarantined": found.quarantined,
-        }
-    )
+    on_event(found.event())
     plan = plan_model(settings, found)
     connect()
     cluster = choose_workers(settings, plan)

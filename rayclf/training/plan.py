@@ -58,6 +58,11 @@ class TrainingData:
     read: int
     quarantined: int
 
+    def event(self) -> dict[str, Any]:
+        """What those who follow a job are told of its data."""
+        names = ("reads", "label", "space", "read", "quarantined")
+        return {"kind": "data", "parts": self.counts, **{name: getattr(self, name) for name in names}}
+
     def write(self, folder: Path, settings: Config, on_event: Callable[[dict[str, Any]], None]) -> Dataset:
         """The data set that workers read: the earlier one, whose record is copied into ``folder``, or one written there
         now."""

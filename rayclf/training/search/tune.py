@@ -15,7 +15,7 @@ from rayclf.config import Config
 from rayclf.errors import ConfigError, RayclfError
 from rayclf.metrics import LOWER_IS_BETTER, metrics_of
 from rayclf.own_metrics import check_choice, find_choice, load_metrics
-from rayclf.training.plan import choose_workers, find_data, plan_model, resolve_settings
+from rayclf.training.plan import check_loss, choose_workers, find_data, plan_model, resolve_settings
 from rayclf.training.search.record import Board, Search, Trial, check_place
 from rayclf.training.search.space import RATE, current, default_space, draw, read_space, with_values
 
@@ -60,20 +60,11 @@ def tune(
     folder = check_place(output, settings.output.overwrite)
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
+    check_loss(settings.train.loss, found.space.problem_type)
     rows = {part: counts.rows for part, counts in found.counts.items()}
     if not rows.get("validation"):
         raise ConfigError("data.validation: trials are judged on validation rows and there are none; set a share, 0.1")
-    on_event(
-        {
-            "kind": "data",
-            "reads": found.reads,
-            "label": found.label,
-            "space": found.space,
-            "parts": found.counts,
-            "read": found.read,
-            "quarantined": found.quarantined,
-        }
-    )
+    on_event(found.event())
     plan = plan_model(settings, found)
     given = [f"{path}={values}" for path, values in search.items()] if isinstance(search, Mapping) else list(search)
     space = read_space(given, settings, plan.tuning) or default_space(settings, plan.learning_rate, plan.tuning)
