@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rayclf.model.engine import Prediction as Prediction
     from rayclf.model.evaluation import evaluate as evaluate
     from rayclf.model.export import export as export
+    from rayclf.scoring.forecast import Forecast as Forecast
+    from rayclf.scoring.forecast import forecast as forecast
     from rayclf.scoring.pipeline import ScoreSummary as ScoreSummary
     from rayclf.scoring.pipeline import score as score
     from rayclf.serving.run import Server as Server
@@ -43,6 +45,7 @@ _HOMES = {
     "Classifier": "model.engine",
     "Config": "config",
     "Dataset": "data.dataset",
+    "Forecast": "scoring.forecast",
     "LabelSpace": "labels",
     "Prediction": "model.engine",
     "ProblemType": "labels",
@@ -55,6 +58,7 @@ _HOMES = {
     "estimate": "training.cost.estimate",
     "evaluate": "model.evaluation",
     "export": "model.export",
+    "forecast": "scoring.forecast",
     "inspect": "data.inspect",
     "load_config": "config_file",
     "prepare": "data.prepare",

@@ -16,7 +16,8 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -132,7 +133,7 @@ def size_and_version(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file that appears under its name only when the block ends well.
 
-    Local files are written beside their place and renamed, which POSIX makes atomic; an object store shows an
+    Local files are written beside their place, hidden, and renamed, which POSIX makes atomic; an object store shows an
     object only once its upload has completed. It is drafted on the local disk first, because closing Arrow's stream
     after an exception would complete the upload of half a file. Raises StorageError when the place cannot be written.
     """
@@ -143,7 +144,8 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             local.seek(0)
             _upload(local, path, filesystem, inner)
         return
-    draft = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
+    place, name = os.path.split(inner)
+    draft = os.path.join(place, f".{name}.{uuid.uuid4().hex[:8]}.tmp")  # what reads a folder leaves hidden files out
     try:
         with failures(path):
             os.makedirs(os.path.dirname(inner), exist_ok=True)
@@ -167,7 +169,7 @@ def _upload(local: IO[bytes], path: str | os.PathLike[str], filesystem: fs.FileS
     """Copy to an object store; a part that could not be sent makes Arrow leave the upload without completing it."""
     with failures(path):
         try:
-            with filesystem.open_output_stream(inner) as stream:
+            with filesystem.open_output_stream(inner, compression=None) as stream:  # by default a .gz is packed again
                 shutil.copyfileobj(local, stream, 2**20)
         except FileNotFoundError as error:
             _check_bucket(path, filesystem, inner)
@@ -220,6 +222,22 @@ def _upload_folder(draft: Path, folder: str | os.PathLike[str], last: str | None
             with suppress(OSError, pa.ArrowException):
                 filesystem.delete_file(place)
         raise
+
+
+def delete_files(paths: Iterable[str], at_once: int = 16) -> None:
+    """Delete files, ``at_once`` requests to an object store under way; one that is not there is no error.
+
+    All are gone when this returns. Raises StorageError when one cannot be deleted.
+    """
+
+    def delete(path: str) -> None:
+        filesystem, inner = resolve(path)
+        with suppress(FileNotFoundError), failures(path):
+            filesystem.delete_file(inner)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in pool.map(delete, paths):
+            pass
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

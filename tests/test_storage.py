@@ -300,3 +300,21 @@ def test_failures_of_object_stores(address, words, told, monkeypatch):
         raise pa.ArrowException(words)
     assert str(error.value).startswith(f"{address}: ")
     assert told in str(error.value)
+
+
+def test_delete_files(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    storage.delete_files(str(tmp_path / name) for name in ("a", "gone", "b"))
+    assert [file.name for file in tmp_path.iterdir()] == ["c"]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match="folder"):
+        storage.delete_files([str(tmp_path / "folder")])
+
+
+def test_a_draft_is_hidden_from_what_reads_the_folder(tmp_path):
+    with storage.write_whole(tmp_path / "x.parquet") as file:
+        file.write(b"half")
+        assert storage.files_under(tmp_path) == []
+        assert [draft.name[0] for draft in tmp_path.iterdir()] == ["."]
+    assert storage.files_under(tmp_path) == [str(tmp_path / "x.parquet")]

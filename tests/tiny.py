@@ -23,6 +23,7 @@ from rayclf.model.info import ArtifactInfo, BackboneRef
 from rayclf.model.network import Network
 from rayclf.model.packing import pad_batch
 from rayclf.model.quantize import Quantization
+from rayclf.model.runtime.pytorch import TorchRuntime
 from rayclf.model.tokenizer import load_tokenizer, text_encoding
 
 TEXTS = [
@@ -162,7 +163,12 @@ class Made:
     @property
     def classifier(self) -> Classifier:
         """The live classifier."""
-        return Classifier(self.network, self.encoding, self.info)
+        return self.with_runtime()
+
+    def with_runtime(self, encoding: Encoding | None = None, **settings: Any) -> Classifier:
+        """The live classifier with other settings of its runtime."""
+        runtime = TorchRuntime(self.network, self.info.pad_token_id, **settings)
+        return Classifier(runtime, encoding or self.encoding, self.info)
 
     def save(self, folder: Path) -> Path:
         """The classifier as an artifact."""

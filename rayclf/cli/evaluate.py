@@ -14,7 +14,7 @@ from rayclf.cli.options import (
     Metrics,
     Precision,
     TextColumn,
-    check_precision,
+    check_choice,
     check_there,
 )
 
@@ -33,7 +33,7 @@ def evaluate(
 
     Example: rayclf evaluate runs/tickets new_tickets.csv
     """
-    check_precision(precision)
+    check_choice("precision", precision)
     check_there(artifact, data)
     import rayclf
     from rayclf.cli import show

@@ -13,7 +13,8 @@ from rayclf.errors import DataError
 Artifact = Annotated[str, typer.Argument(help="A run folder or an artifact.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="PyTorch device; auto takes a GPU where there is one.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or int8 on a CPU.")]
+Runtime = Annotated[str, typer.Option(help="auto, torch, or onnx on a CPU.")]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text; found when not given.")]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the labels; found when not given.")]
 TextPair = Annotated[str | None, typer.Option(help="Column of the second text, where two are classified together.")]
@@ -54,7 +55,10 @@ def check_there(*paths: str | None) -> None:
             raise DataError(f"{path}: no such file or folder")
 
 
-def check_precision(value: str) -> None:
-    """Raise a usage error for an unknown precision."""
-    if value not in ("auto", "fp32", "bf16"):
-        raise typer.BadParameter(f"'{value}' is not one of auto, fp32, bf16", param_hint="--precision")
+_CHOICES = {"precision": ("auto", "fp32", "bf16", "int8"), "runtime": ("auto", "torch", "onnx")}
+
+
+def check_choice(flag: str, value: str) -> None:
+    """Raise a usage error for a word that ``--precision`` or ``--runtime`` does not know."""
+    if value not in _CHOICES[flag]:
+        raise typer.BadParameter(f"'{value}' is not one of {', '.join(_CHOICES[flag])}", param_hint=f"--{flag}")

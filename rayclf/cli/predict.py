@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rayclf.cli.options import Artifact, Device, Json, Precision, check_precision
+from rayclf.cli.options import Artifact, Device, Json, Precision, check_choice
 
 
 def predict(
@@ -22,7 +22,7 @@ def predict(
 
     Example: rayclf predict runs/tickets "I was charged twice"
     """
-    check_precision(precision)
+    check_choice("precision", precision)
     if pair and len(texts) % 2:
         raise typer.BadParameter(f"--pair takes an even number of texts, not {len(texts)}", param_hint="TEXTS")
     from dataclasses import asdict

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rayclf.cli.options import Artifact, Precision, check_precision
+from rayclf.cli.options import Artifact, Precision, check_choice
 
 _EXAMPLES = {
     "text": '"some text"',
@@ -28,7 +28,7 @@ def serve(
 
     Example: rayclf serve runs/tickets --port 8000
     """
-    check_precision(precision)
+    check_choice("precision", precision)
     import time
 
     import rayclf

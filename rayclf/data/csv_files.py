@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -24,26 +25,71 @@ _LOOSE_SEAM = re.compile(r'"\s*(,[^\n]*)?\r?\n\s*"')  # one row's end and the ne
 _HEAD = 1000  # lines that show how a file is quoted
 
 
+class Dialect(NamedTuple):
+    """How a proper CSV file is written: its delimiter, and whether fields are quoted after a space."""
+
+    delimiter: str
+    spaced: bool
+
+    def reader(self, lines: Iterable[str]) -> Any:
+        """A ``csv.reader`` of ``lines``, which keep their ends."""
+        return csv.reader(lines, delimiter=self.delimiter, skipinitialspace=self.spaced, strict=True)
+
+
 def csv_batches(
     place: str, rows: int, wanted: Collection[str] | None = None, rejects: Rejects | None = None
 ) -> Iterator[pa.Table]:
     """The file as tables of at most ``rows`` rows; raises DataError that names the line of broken syntax."""
     lenient = rejects is not None
+    dialect = find_dialect(place, lenient=lenient)
+    with open_text(place, lenient=lenient) as text:
+        if dialect is None:
+            records = _loose_records(text, place)
+        else:
+            records = _strict_records(dialect.reader(text), place, rejects)
+        names = column_names(next(records), place)
+        kept = [i for i, name in enumerate(names) if wanted is None or name in wanted]
+        yield from _batched(records, {names[i]: i for i in kept}, rows, place, rejects)
+
+
+def csv_range(
+    lines: Iterable[str],
+    place: str,
+    dialect: Dialect,
+    columns: Sequence[str],
+    wanted: Collection[str] | None,
+    line: int,
+    rejects: Rejects,
+) -> pa.Table:
+    """Some rows of a proper CSV file of ``columns``: those of ``lines``, before which the file has ``line`` lines.
+
+    ``rejects`` counts the rows from 1 and names lines as they are in the file.
+    """
+    records = _strict_records(dialect.reader(lines), place, rejects, width=len(columns), row=1, before=line)
+    names = {name: i for i, name in enumerate(columns) if wanted is None or name in wanted}
+    return next(_batched(records, names, sys.maxsize, place, rejects))
+
+
+def find_dialect(place: str, *, lenient: bool = False) -> Dialect | None:
+    """How the file is written, told by its first lines; None for loosely quoted JSON.
+
+    Raises DataError for an empty file.
+    """
     with open_text(place, lenient=lenient) as text:
         head = list(islice(text, _HEAD))
     if not "".join(head).strip():
         raise DataError(f"{place}: the file is empty")
-    with open_text(place, lenient=lenient) as text:
-        if any(_LOOSE.search(line) for line in head):
-            records = _loose_records(text, place)
-        else:
-            mark = _delimiter(place, next(line for line in head if line.strip("\r\n")))
-            reader = csv.reader(text, delimiter=mark, skipinitialspace=_is_spaced("".join(head), mark), strict=True)
-            records = _strict_records(reader, place, rejects)
-        names = [str(name).strip() for name in next(records)]
-        check_names(names, place)
-        kept = [i for i, name in enumerate(names) if wanted is None or name in wanted]
-        yield from _batched(records, {names[i]: i for i in kept}, rows, place, rejects)
+    if any(_LOOSE.search(line) for line in head):
+        return None
+    mark = _delimiter(place, next(line for line in head if line.strip("\r\n")))
+    return Dialect(mark, _is_spaced("".join(head), mark))
+
+
+def column_names(header: Sequence[str | None], place: str) -> list[str]:
+    """The names in a header; raises DataError when two are the same."""
+    names = [str(name).strip() for name in header]
+    check_names(names, place)
+    return names
 
 
 def _delimiter(place: str, header: str) -> str:
@@ -58,18 +104,32 @@ def _is_spaced(head: str, mark: str) -> bool:
     return bool(re.search(rf'[{mark}] +"', re.sub(quoted, "", head)))
 
 
-def _strict_records(reader: Any, place: str, rejects: Rejects | None) -> Iterator[Sequence[str | None]]:
-    width = row = 0
+def next_record(reader: Any, place: str, before: int = 0) -> list[str] | None:
+    """The next record, empty for a blank line, None at the end; raises DataError that names its first line.
+
+    ``before`` is how many lines of the file come before the reader's first.
+    """
+    line = before + reader.line_num + 1  # of the record's start: an open quote shows only lines later
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise DataError(f"{place}: line {line}: broken CSV ({error}); double the quotes inside a field") from None
+
+
+def _strict_records(
+    reader: Any, place: str, rejects: Rejects | None, *, width: int = 0, row: int = 0, before: int = 0
+) -> Iterator[Sequence[str | None]]:
+    """The records, blank lines left out, all of the first one's ``width`` if it is not given.
+
+    ``row`` is the number of the first, which is 0 for the header.
+    """
     while True:
-        line = reader.line_num + 1  # of the row's start: an open quote shows only lines later
-        try:
-            record = next(reader)
-        except StopIteration:
+        line = before + reader.line_num + 1
+        record = next_record(reader, place, before)
+        if record is None:
             return
-        except csv.Error as error:
-            raise DataError(f"{place}: line {line}: broken CSV ({error}); double the quotes inside a field") from None
         if not record:
-            continue  # a blank line
+            continue
         width = width or len(record)
         if len(record) != width:
             reason = f"line {line}: {len(record)} fields where the header has {width}"
@@ -79,7 +139,7 @@ def _strict_records(reader: Any, place: str, rejects: Rejects | None) -> Iterato
             yield [None] * width
         else:
             yield record
-        row += 1  # the header is row 0
+        row += 1
 
 
 def _loose_records(text: io.TextIOWrapper, place: str) -> Iterator[Sequence[str | None]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -79,31 +80,50 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
 def _jsonl_batches(
     place: str, rows: int, wanted: Collection[str] | None = None, rejects: Rejects | None = None
 ) -> Iterator[pa.Table]:
+    with open_text(place, newline="\n", lenient=rejects is not None) as text:
+        yield from _jsonl_tables(text, place, rows, wanted, rejects)
+
+
+def jsonl_range(
+    lines: Iterable[str], place: str, wanted: Collection[str] | None, line: int, rejects: Rejects
+) -> pa.Table:
+    """Some rows of a JSONL file: those of ``lines``, before which the file has ``line`` lines; columns as ``wanted``,
+    or those that are found. ``rejects`` counts the rows from 1 and names lines as they are in the file."""
+    return next(_jsonl_tables(lines, place, sys.maxsize, wanted, rejects, line))
+
+
+def _jsonl_tables(
+    lines: Iterable[str],
+    place: str,
+    rows: int,
+    wanted: Collection[str] | None,
+    rejects: Rejects | None,
+    before: int = 0,
+) -> Iterator[pa.Table]:
     columns: dict[str, Values] = {name: [] for name in wanted or ()}
     done = count = 0
-    with open_text(place, newline="\n", lenient=rejects is not None) as text:
-        for number, line in enumerate(text, start=1):
-            if not line.strip():
-                continue
-            try:
-                found = _json_object(line, wanted)
-            except DataError as error:
-                if rejects is None:
-                    raise DataError(f"{place}: line {number}: {error}") from None
-                rejects[done + count + 1] = f"line {number}: {error}"
-                found = {}
-            for name, value in found.items():
-                if name not in columns:
-                    columns[name] = [None] * count
-                columns[name].append(value)
-            count += 1
-            for values in columns.values():
-                if len(values) < count:
-                    values.append(None)
-            if count == rows:
-                yield string_table(columns, place, done + 1, rejects)
-                done, count = done + count, 0
-                columns = {name: [] for name in columns}
+    for number, line in enumerate(lines, start=before + 1):
+        if not line.strip():
+            continue
+        try:
+            found = _json_object(line, wanted)
+        except DataError as error:
+            if rejects is None:
+                raise DataError(f"{place}: line {number}: {error}") from None
+            rejects[done + count + 1] = f"line {number}: {error}"
+            found = {}
+        for name, value in found.items():
+            if name not in columns:
+                columns[name] = [None] * count
+            columns[name].append(value)
+        count += 1
+        for values in columns.values():
+            if len(values) < count:
+                values.append(None)
+        if count == rows:
+            yield string_table(columns, place, done + 1, rejects)
+            done, count = done + count, 0
+            columns = {name: [] for name in columns}
     if count or not done:
         yield string_table(columns, place, done + 1, rejects)
 
@@ -140,7 +160,7 @@ def _as_text(value: Any) -> str | None:
 
 
 # What Arrow raises for bytes that are no Parquet, or that decode to what cannot be; ValueError: not UTF-8, no date.
-_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
+PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
 def open_parquet(path: str | os.PathLike[str]) -> pq.ParquetFile:
@@ -149,8 +169,8 @@ def open_parquet(path: str | os.PathLike[str]) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(inner, filesystem=filesystem)
         names = file.schema_arrow.names
-    except _PARQUET_ERRORS as error:
-        raise DataError(f"{os.fspath(path)}: not a Parquet file ({_reason(error)})") from None
+    except PARQUET_ERRORS as error:
+        raise DataError(f"{os.fspath(path)}: not a Parquet file ({first_line(error)})") from None
     check_names(names, os.fspath(path))
     return file
 
@@ -171,8 +191,8 @@ def _parquet_batches(
                     columns[name] = text_column(column)
                 yield pa.table(columns)
                 done += batch.num_rows
-        except _PARQUET_ERRORS as error:
-            raise DataError(f"{place}: damaged Parquet file ({_reason(error)})") from None
+        except PARQUET_ERRORS as error:
+            raise DataError(f"{place}: damaged Parquet file ({first_line(error)})") from None
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -195,7 +215,8 @@ def _reject_bytes(column: pa.Array, name: str, first_row: int, rejects: Rejects)
         return pa.array(values, pa.string())
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of an error of Arrow's, whose messages may have many lines."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

@@ -25,15 +25,25 @@ class Rejects(dict[int, str]):
 
 def unpacked_name(name: str) -> str:
     """A file's name in lower case without the ending of its compression."""
-    name = name.lower()
+    name = _bare(name)
     return next((name.removesuffix(ending) for ending in PACKED if name.endswith(ending)), name)
+
+
+def is_packed(place: str) -> bool:
+    """Whether the file is gzipped or zstandard, by its name."""
+    return _bare(place).endswith(PACKED)
+
+
+def _bare(place: str) -> str:
+    """A path in lower case; of a URI without its options (``?region=…``)."""
+    return (place.partition("?")[0] if "://" in place else place).lower()
 
 
 @contextmanager
 def open_binary(place: str) -> Iterator[Any]:
     """The bytes of a file, unpacked if it is gzipped or zstandard; raises DataError if unreadable or cut short."""
     filesystem, inner = storage.resolve(place)
-    name = place.lower()
+    name = _bare(place)
     try:
         with filesystem.open_input_stream(inner, compression=None, buffer_size=_BUFFER) as raw:
             if name.endswith(".gz"):
@@ -50,6 +60,36 @@ def open_binary(place: str) -> Iterator[Any]:
         if name.endswith((".zst", ".zstd")) and ("://" not in place or "zstd" in str(error).lower()):
             raise DataError(f"{place}: not a whole zstandard file ({error})") from None
         raise storage.failure(place, error) from None
+
+
+def read_range(place: str, start: int, length: int) -> bytes:
+    """``length`` bytes of the unpacked file from ``start`` (fewer at its end); raises as :func:`open_binary` does.
+
+    Of a plain file only these are read, by one request of an object store; of a packed one all before them too.
+    """
+    if is_packed(place):
+        with open_binary(place) as raw:
+            while start > 0 and (skipped := len(raw.read(min(start, _BUFFER)))):
+                start -= skipped
+            # A read may give fewer bytes than were asked for, but none only at the end.
+            parts: list[bytes] = []
+            while length > 0 and (part := raw.read(length)):
+                parts.append(part)
+                length -= len(part)
+            return b"".join(parts)
+    filesystem, inner = storage.resolve(place)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            content: bytes = file.read_at(length, start)
+    except OSError as error:
+        raise storage.failure(place, error) from None
+    return content
+
+
+def decoded(content: bytes, newline: str, *, first: bool) -> io.TextIOWrapper:
+    """A part of a file as :func:`open_text` gives it where it is ``lenient``; only the ``first`` can have the mark."""
+    encoding = "utf-8-sig" if first else "utf-8"
+    return io.TextIOWrapper(io.BytesIO(content), encoding=encoding, errors="surrogateescape", newline=newline)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ from rayclf.labels import Floats
 Ids = npt.NDArray[np.int32]
 Text = str | tuple[str, str]
 _NO_LIMIT = 2**31
+_CHARACTERS, _SPARE = 16, 64  # a token of prose has four characters, hardly ever sixteen
 _SOME_DAY = datetime(2024, 7, 26)  # which Llama's own template takes where it cannot know the day
 
 
@@ -49,7 +50,7 @@ class Encoding:
             texts = [self.render_chat(text) for text in texts if isinstance(text, str)]
         before, after = self.template.split("{text}")
         special = self.chat_template is None
-        whole = [f"{before}{text}{after}" if isinstance(text, str) else text for text in texts]
+        whole = [f"{before}{self._head(text)}{after}" if isinstance(text, str) else text for text in texts]
         if not after or not all(isinstance(text, str) for text in texts):
             tokenizer = _tokenizer(self.tokenizer_json, self.max_length)
             return [_ids(encoded) for encoded in tokenizer.encode_batch_fast(whole, add_special_tokens=special)]
@@ -60,6 +61,22 @@ class Encoding:
         for row, encoded in zip(long, located, strict=True):
             found[row] = _cut_text(encoded, len(whole[row]) - len(after), self.max_length)
         return found
+
+    def _head(self, text: str) -> str:
+        """So much of a very long text that the tokens which are kept are the same: a book is not tokenized for the
+        first 512 tokens of it.
+
+        The head must give more tokens than are kept, with some to spare: the last ones before the cut can be others.
+        """
+        size = _CHARACTERS * self.max_length
+        if len(text) <= 4 * size or self.max_length >= _NO_LIMIT:
+            return text
+        tokens = _tokenizer(self.tokenizer_json, _NO_LIMIT).encode(text[:size], add_special_tokens=False)
+        return text[:size] if len(tokens) >= self.max_length + _SPARE else text
+
+    def lengths(self, texts: Sequence[Text]) -> list[int]:
+        """Tokens of each text before it is cut, special ones included."""
+        return [len(ids) for ids in replace(self, max_length=_NO_LIMIT)(texts)]
 
     def render_chat(self, messages: str) -> str:
         """The JSON of chat messages as the text that the chat template makes of it; DataError where it refuses.

@@ -8,7 +8,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -16,12 +15,12 @@ from rayclf.data.tokens import Encoding
 from rayclf.errors import ArtifactError
 from rayclf.model.adapters import load_lora, save_lora
 from rayclf.model.backbone import fetch, load_network, weight_hashes
-from rayclf.model.info import ArtifactInfo, read_info, verify, write_info
+from rayclf.model.info import ArtifactInfo, load_encoding, read_info, verify, write_info
 from rayclf.model.network import Network
 from rayclf.model.quantize import has_bitsandbytes
 from rayclf.model.tensors import refuse_empty, whole_tensors
 
-HEAD, TOKENIZER = "head.safetensors", "tokenizer.json"
+HEAD = "head.safetensors"
 
 
 def save_artifact(
@@ -88,16 +87,4 @@ def load_artifact(
         raise ArtifactError(f"{folder}: its adapter stands on quantised weights (qlora); install rayclf[qlora]")
     network = load_network(source, info.space, dtype=dtype, quantization=info.quantization, dequantize=True)
     load_weights(network, folder, info, merge=dtype == torch.float32)
-    return network, _load_encoding(folder, info), info
-
-
-def _load_encoding(folder: Path, info: ArtifactInfo) -> Encoding:
-    # The file itself, not what a tokenizer class of some version of Transformers would make of it.
-    try:
-        tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
-        Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # tokenizers raises plain ones
-        raise ArtifactError(
-            f"{folder / TOKENIZER}: does not hold a tokenizer ({' '.join(str(error).split())[:200]})"
-        ) from None
-    return info.encoding(tokenizer_json)
+    return network, load_encoding(folder, info), info

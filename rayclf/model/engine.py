@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from rayclf.data.texts import Form, messages_json
@@ -18,11 +20,11 @@ from rayclf.data.tokens import Encoding, Ids, Text
 from rayclf.errors import ConfigError, DataError, ResourceError
 from rayclf.labels import Floats, LabelSpace, ProblemType
 from rayclf.model.artifact import load_artifact
-from rayclf.model.info import ArtifactInfo, find_artifact
-from rayclf.model.network import Network
-from rayclf.model.packing import Batching, make_inputs, plan_batches
+from rayclf.model.info import ArtifactInfo, find_artifact, read_info
+from rayclf.model.packing import Batching
+from rayclf.model.runtime import Precision, Runtime, RuntimeName
+from rayclf.model.runtime.pytorch import TorchRuntime
 
-Precision = Literal["auto", "fp32", "bf16"]
 Message = Mapping[str, Any]
 Input = str | tuple[str, str] | Mapping[str, str] | Sequence[Message]  # a text, a pair in two spellings, chat messages
 
@@ -49,29 +51,18 @@ class Classifier:
     'biology'
     """
 
-    def __init__(
-        self,
-        network: Network,
-        encoding: Encoding,
-        info: ArtifactInfo,
-        *,
-        precision: Literal["fp32", "bf16"] = "fp32",
-        max_tokens: int | None = None,
-        batching: Batching = "auto",
-    ) -> None:
-        """Wrap a network; ``max_tokens`` bounds the tokens of a batch (4,096 on a CPU, 32,768 elsewhere).
-
-        ``batching`` is how rows share a batch, which changes no logit: ``padded``, ``packed`` into one sequence without
-        padding, or ``auto``, packed on a GPU where the backbone can. Raises ConfigError for ``packed`` where it cannot.
-        """
-        self.network = network
+    def __init__(self, runtime: Runtime, encoding: Encoding, info: ArtifactInfo) -> None:
+        """Put a runtime, which makes logits of token ids, between the encoding of texts and the reading of logits."""
+        self.runtime = runtime
         self.encoding = encoding
         self.info = info
         self.space: LabelSpace = info.space
-        self.precision = precision
-        self.max_tokens = max_tokens or (4096 if network.device.type == "cpu" else 32768)
-        self.packed = choose_batching(batching, network)
         self._thresholds = np.asarray(info.thresholds, dtype=np.float32)
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16`` or ``int8``: what the backbone computes in."""
+        return self.runtime.precision
 
     @classmethod
     def load(
@@ -80,22 +71,36 @@ class Classifier:
         *,
         device: str = "auto",
         precision: Precision = "auto",
+        runtime: RuntimeName = "auto",
         max_tokens: int | None = None,
         batching: Batching = "auto",
     ) -> Classifier:
         """Load an artifact or a run folder.
 
         ``device`` is a PyTorch device or ``auto`` (CUDA where there is one). ``precision`` ``auto`` is float32 on a
-        CPU and bfloat16 on a GPU that computes in it. ``max_tokens`` and ``batching`` are those of the constructor.
-        Raises ArtifactError, BackboneError or ResourceError.
+        CPU and bfloat16 on a GPU that computes in it. ``max_tokens`` bounds the tokens of a batch (1,024 on a CPU, what
+        fits the free memory of a GPU). ``batching`` is how rows share a batch, which changes no logit: ``padded``,
+        ``packed`` into one sequence without padding, or ``auto``, packed on a GPU where the backbone can. ``runtime``
+        is ``torch``, or ``onnx`` (ONNX Runtime, for encoders on a CPU; the only one with ``int8``); ``auto`` is
+        ``torch`` but for ``int8``. Raises ArtifactError, BackboneError, ConfigError or ResourceError.
         """
         folder = find_artifact(artifact)
         place = choose_device(device)
-        chosen = choose_precision("fp32" if precision == "auto" and place.type == "cpu" else precision, place)
+        if precision == "auto" and place.type == "cpu":
+            precision = "fp32"
+        chosen = "int8" if precision == "int8" else choose_precision(precision, place)
+        name = choose_runtime(runtime, place, chosen, read_info(folder).backbone.model_type)
         lowered = chosen == "bf16" and not (folder / "backbone").is_dir()
         network, encoding, info = load_artifact(folder, dtype=torch.bfloat16 if lowered else torch.float32)
         network.to(place).eval()
-        return cls(network, encoding, info, precision=chosen, max_tokens=max_tokens, batching=batching)
+        if name == "onnx":
+            from rayclf.model.runtime.onnx import OnnxRuntime
+
+            low: Literal["fp32", "int8"] = "int8" if chosen == "int8" else "fp32"
+            return cls(OnnxRuntime(network, info.pad_token_id, precision=low, max_tokens=max_tokens), encoding, info)
+        high: Literal["fp32", "bf16"] = "bf16" if chosen == "bf16" else "fp32"
+        ready = TorchRuntime(network, info.pad_token_id, precision=high, max_tokens=max_tokens, batching=batching)
+        return cls(ready, encoding, info)
 
     def encode(self, texts: Sequence[Input]) -> list[Ids]:
         """Token ids of each input, which must be of the form that the classifier was trained on.
@@ -116,20 +121,13 @@ class Classifier:
         return self.encoding(ready)
 
     def forward(self, ids: Sequence[Ids]) -> Floats:
-        """Raw logits ``[n, K]`` in float32 of token ids, in their order; batches are planned by length."""
-        result = np.empty((len(ids), len(self.space)), dtype=np.float32)
-        device = self.network.device
-        training = self.network.training
-        self.network.eval()
-        try:
-            # no_grad, not inference_mode: backbones cache tensors (rotary tables) that training reads afterwards.
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                for batch in plan_batches([len(row) for row in ids], self.max_tokens, self.packed):
-                    inputs = make_inputs([ids[i] for i in batch], self.info.pad_token_id, self.packed)
-                    result[batch] = self.network(**inputs.to(device).arguments()).cpu().numpy()
-        finally:
-            self.network.train(training)
-        return result
+        """Raw logits ``[n, K]`` in float32 of token ids, in their order; equal rows are computed once."""
+        first: dict[bytes, int] = {}
+        source = [first.setdefault(row.tobytes(), len(first)) for row in ids]
+        if len(first) == len(ids):
+            return self.runtime(ids)
+        kept = dict(zip(reversed(source), reversed(ids), strict=True))
+        return self.runtime([kept[place] for place in range(len(first))])[source]
 
     def logits(self, texts: Sequence[Input]) -> Floats:
         """Raw logits ``[n, K]`` in float32, in the order of ``texts``; raises DataError for what is not text."""
@@ -152,10 +150,14 @@ class Classifier:
         """Labels with their probabilities, one Prediction a text (or pair, or list of chat messages)."""
         return self.interpret(self.probabilities(texts))
 
+    def decide(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
+        """Which labels hold by the artifact's thresholds, ``[n, K]``, of probabilities ``[n, K]``."""
+        return self.space.decide(probabilities, self._thresholds)
+
     def interpret(self, probabilities: Floats) -> list[Prediction]:
         """Probabilities ``[n, K]`` as Predictions, by the artifact's thresholds."""
         names = self.space.names
-        holds = self.space.decide(probabilities, self._thresholds)
+        holds = self.decide(probabilities)
         best = probabilities.argmax(axis=1)
         predictions = []
         for row, mask, top in zip(probabilities, holds, best, strict=True):
@@ -206,12 +208,29 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def choose_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+def choose_runtime(runtime: RuntimeName, device: torch.device, precision: str, model_type: str) -> RuntimeName:
+    """``torch``, or ``onnx`` where it is asked for or ``int8`` is; raises ConfigError where that cannot be had."""
+    if runtime not in get_args(RuntimeName):
+        raise ConfigError(f"--runtime {runtime}: must be one of {', '.join(get_args(RuntimeName))}")
+    if runtime == "torch" and precision == "int8":
+        raise ConfigError("--precision int8: only --runtime onnx has it")
+    if runtime != "onnx" and precision != "int8":
+        return "torch"
+    if device.type != "cpu":
+        raise ConfigError(f"--runtime onnx, --precision int8: are for a CPU, not for {device.type}")
+    if precision not in ("fp32", "int8"):
+        raise ConfigError(f"--precision {precision}: --runtime onnx knows fp32 and int8; use --runtime torch")
+    if find_spec("onnxruntime") is None or find_spec("onnx") is None:
+        raise ConfigError("--runtime onnx: is not installed; install rayclf[onnx]")
+    return "onnx"
+
+
+def choose_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
     """``auto`` is bfloat16 where the device computes in it: a GPU from Ampere on, a CPU with AMX or AVX512-BF16.
 
     Raises ConfigError for another word: an unknown precision would silently be float32.
     """
-    if precision not in get_args(Precision):
+    if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"precision {precision}: must be one of {', '.join(get_args(Precision))}")
     if precision != "auto":
         return precision
@@ -220,15 +239,3 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["fp3
     if device.type == "cpu":
         return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
     return "fp32"
-
-
-def choose_batching(batching: Batching, network: Network) -> bool:
-    """Whether batches are packed: ``auto`` is so on a GPU where the backbone can, since padding is all it saves.
-
-    Raises ConfigError for another word, or for ``packed`` with a backbone that cannot.
-    """
-    if batching not in get_args(Batching):
-        raise ConfigError(f"batching {batching}: must be one of {', '.join(get_args(Batching))}")
-    if batching == "packed" and not network.packs:
-        raise ConfigError(f"batching packed: a backbone of type {network.config.model_type} cannot; use auto or padded")
-    return batching == "packed" or (batching == "auto" and network.device.type == "cuda" and network.packs)

@@ -17,8 +17,9 @@ from rayclf.data.rows import read_labelled
 from rayclf.data.tokens import row_texts
 from rayclf.labels import Floats, dense_targets
 from rayclf.metrics import MetricState
-from rayclf.model.engine import Classifier, Precision
+from rayclf.model.engine import Classifier
 from rayclf.model.info import find_artifact, read_info
+from rayclf.model.runtime import Precision
 from rayclf.model.samples import WorstMistakes
 from rayclf.own_metrics import OwnMetricState, load_metrics
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tokenizers import Tokenizer
 
 from rayclf import storage
 from rayclf.data.texts import TextSource
@@ -23,7 +24,7 @@ from rayclf.data.tokens import Encoding
 from rayclf.errors import ArtifactError, UserError
 from rayclf.labels import LabelSpace
 
-INFO = "rayclf.json"
+INFO, TOKENIZER = "rayclf.json", "tokenizer.json"
 _VERSIONED = ("rayclf", "torch", "transformers", "tokenizers", "peft")
 
 
@@ -127,3 +128,16 @@ def verify(folder: Path, info: ArtifactInfo) -> None:
             raise ArtifactError(f"{file}: missing; the artifact is not whole, copy it again")
         if storage.sha256(file) != expected:
             raise ArtifactError(f"{file}: damaged, its SHA-256 is not the recorded one; copy the artifact again")
+
+
+def load_encoding(folder: Path, info: ArtifactInfo) -> Encoding:
+    """How the classifier in ``folder`` makes tokens of texts; raises ArtifactError when its tokenizer is damaged."""
+    # The file itself, not what a tokenizer class of some version of Transformers would make of it.
+    try:
+        tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
+        Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # tokenizers raises plain ones
+        raise ArtifactError(
+            f"{folder / TOKENIZER}: does not hold a tokenizer ({' '.join(str(error).split())[:200]})"
+        ) from None
+    return info.encoding(tokenizer_json)

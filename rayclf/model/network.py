@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rayclf.model import varlen
+from rayclf.model import last_layer, varlen
 from rayclf.model.head import Head, layout_of
+from rayclf.model.last_layer import Pooled
 from rayclf.model.pooling import pad_right, pool, pool_rows
+from rayclf.model.prefix import Prefix
+from rayclf.model.rows import Rows
 
 
 class Network(nn.Module):
@@ -27,6 +31,12 @@ class Network(nn.Module):
             self.backbone.pooler = None  # BERT's pooler is a part of the head here
         self._options: dict[str, Any] = {"use_cache": False} if self.is_decoder else {}
         varlen.install(model.base_model)
+        config = model.config
+        chunked = bool(getattr(config, "chunk_size_feed_forward", 0))  # feeds pieces of fixed length
+        self._short_last = (
+            self.packs and self.layout.pooling != "mean" and not chunked and last_layer.install(model.base_model)
+        )
+        self._causal = self.packs and self.is_decoder and not getattr(config, "use_bidirectional_attention", None)
 
     @property
     def is_decoder(self) -> bool:
@@ -43,37 +53,96 @@ class Network(nn.Module):
         """Where the network computes."""
         return next(self.head.parameters()).device
 
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether tokens that all rows begin with can be computed once: each must be the same in any row."""
+        return self._causal and not _grows(getattr(self.config, "rope_parameters", None))
+
+    @property
+    def _lean(self) -> bool:
+        """Whether only logits are wanted. Training reads all of a layer, and ZeRO-3 gathers layers in a fixed order."""
+        return not (torch.is_grad_enabled() or self.training or hasattr(next(self.head.parameters()), "ds_id"))
+
+    def read_prefix(self, input_ids: Tensor) -> Prefix:
+        """Compute the tokens ``[P]`` that all rows begin with, for :meth:`forward` of the rows without them.
+
+        Without gradients, in evaluation mode. Raises ValueError for a backbone that cannot (``shares_prefix``).
+        """
+        if not self.shares_prefix:
+            raise ValueError(f"backbone type {self.config.model_type} cannot share a prefix")
+        prefix = Prefix(len(input_ids))
+        inputs = input_ids.unsqueeze(0)
+        self.backbone(input_ids=inputs, attention_mask=varlen.unread_mask(inputs), prefix=prefix, **self._options)
+        prefix.recording = False
+        return prefix
+
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, lengths: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        prefix: Prefix | None = None,
     ) -> Tensor:
         """Token ids to float32 logits ``[n, K]``, of a padded or a packed batch.
 
         Padded: ids and ``attention_mask`` ``[n, length]``, padding on either side. Packed: ids ``[1, T]`` of rows one
         after the other, and their ``lengths`` ``[n]``, int64, each at least 1, together T; best kept on the CPU, where
-        reading them makes no GPU wait. No row sees another. Raises ValueError for what is neither, or when the
-        backbone cannot pack.
+        reading them makes no GPU wait. No row sees another. ``prefix`` are tokens before those of every row, by
+        :meth:`read_prefix`. Without gradients and in evaluation mode, what no logit needs is left out: masks of causal
+        backbones, and in the last layer all but the pooled tokens. Raises ValueError for what is neither padded nor
+        packed, or when the backbone cannot pack.
         """
+        if prefix is not None and not self._lean:
+            raise ValueError("a prefix is for inference: no gradients, evaluation mode")
         if lengths is not None:
-            return self._packed(input_ids, lengths)
+            return self._packed(input_ids, lengths, prefix)
         if attention_mask is None:
             raise ValueError("a padded batch needs its attention_mask, a packed one its lengths")
         input_ids, attention_mask = pad_right(input_ids, attention_mask)
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **self._options).last_hidden_state
-        logits: Tensor = self.head(pool(hidden, attention_mask, self.layout.pooling))
-        return logits
+        options = dict[str, Any](self._options)
+        read: Tensor | None = attention_mask
+        if self._lean and self._causal:  # with padding on the right, no token sees any
+            prefix = prefix or Prefix()
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None] + prefix.length
+            options |= {"prefix": prefix, "position_ids": position_ids}
+            read = varlen.unread_mask(input_ids)
+        if self._lean and self._short_last:
+            last = attention_mask.sum(dim=1) - 1
+            pooled = Pooled(self.layout.pooling, last if self.is_decoder else torch.zeros_like(last), packed=False)
+            hidden = self._hidden(input_ids, read, pooled=pooled, **options)
+            return self._classify(hidden[:, 0].float())
+        hidden = self._hidden(input_ids, read, **options)
+        return self._classify(pool(hidden, attention_mask, self.layout.pooling))
 
-    def _packed(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    def _packed(self, input_ids: Tensor, lengths: Tensor, prefix: Prefix | None) -> Tensor:
         if not self.packs:
             raise ValueError(f"backbone type {self.config.model_type} cannot pack rows; give padded batches")
-        rows = varlen.Rows(tuple(lengths.tolist()), input_ids.device)
+        rows = Rows(tuple(lengths.tolist()), input_ids.device)
         if input_ids.shape != (1, sum(rows.lengths)) or min(rows.lengths) < 1:
             raise ValueError("lengths of packed rows must be at least 1 and add up to the length of the one sequence")
-        hidden = self.backbone(
-            input_ids=input_ids,
-            attention_mask=varlen.unread_mask(input_ids),
-            position_ids=rows.positions(self.config, input_ids),
-            rows=rows,
-            **self._options,
-        ).last_hidden_state
-        logits: Tensor = self.head(pool_rows(hidden[0], rows.cumulative, self.layout.pooling))
+        options = {**self._options, "rows": rows, "position_ids": rows.positions(self.config, input_ids)}
+        if prefix is not None:
+            options |= {"prefix": prefix, "position_ids": options["position_ids"] + prefix.length}
+        read = varlen.unread_mask(input_ids)
+        if self._lean and self._short_last:
+            ends = rows.cumulative.long()
+            pooled = Pooled(self.layout.pooling, ends[1:] - 1 if self.is_decoder else ends[:-1], packed=True)
+            return self._classify(self._hidden(input_ids, read, pooled=pooled, **options)[0].float())
+        hidden = self._hidden(input_ids, read, **options)
+        return self._classify(pool_rows(hidden[0], rows.cumulative, self.layout.pooling))
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, **options: Any) -> Tensor:
+        hidden: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
+        return hidden
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.head(pooled)
         return logits
+
+
+def _grows(rope: Any) -> bool:
+    """Whether rotary positions depend on the longest row of a batch (dynamic NTK, LongRoPE), for any kind of layer."""
+    if not isinstance(rope, Mapping):
+        return False
+    return rope.get("rope_type") in ("dynamic", "longrope") or any(map(_grows, rope.values()))

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, groupby
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,6 +23,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rayclf.model.last_layer import Pooled
+from rayclf.model.prefix import Prefix
+from rayclf.model.rows import Rows as Rows  # also as varlen.Rows
+
 IMPLEMENTATION = "rayclf_varlen"  # the name in config._attn_implementation, which Transformers never writes to a file
 # Types whose tokens meet in attention through the interface alone, as the tests prove for each. Any other could mix
 # neighbours without a word: by attention of its own, convolutions, states, or positions taken from the mask.
@@ -31,41 +34,6 @@ _ENCODERS = ("bert", "camembert", "distilbert", "electra", "modernbert", "robert
 _LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "starcoder2")
 PACKING_TYPES = frozenset((*_ENCODERS, *_LLAMAS, "gemma", "gemma3_text", "olmo2", "phi", "phi3"))
 _LAYERS = {"full_attention", "sliding_attention"}
-_AFTER_PAD = ("roberta", "xlm-roberta", "camembert")  # count positions from the pad token's id + 1, over other tokens
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where the rows of a packed sequence end: their lengths, each at least 1, and the device that attends."""
-
-    lengths: tuple[int, ...]
-    device: torch.device
-
-    @cached_property
-    def cumulative(self) -> Tensor:
-        """Start of each row and the end of the last, int32 ``[n + 1]``, as Flash Attention reads it."""
-        ends = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
-        return ends.to(self.device, non_blocking=True)
-
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return max(self.lengths)
-
-    @cached_property
-    def runs(self) -> list[tuple[int, int]]:
-        """Neighbours of equal length, as ``(rows, length)``: what plans sort by length makes few of them."""
-        return [(len(list(same)), length) for length, same in groupby(self.lengths)]
-
-    def positions(self, config: Any, input_ids: Tensor) -> Tensor:
-        """Position ids ``[1, T]`` that begin anew at each row, as the backbone itself numbers a row alone."""
-        after_pad = config.model_type in _AFTER_PAD
-        counts = input_ids[0].ne(config.pad_token_id).long() if after_pad else torch.ones_like(input_ids[0])
-        seen = counts.cumsum(0)
-        starts = self.cumulative[:-1].long()
-        lengths = self.cumulative.diff().long()
-        before = (seen - counts)[starts].repeat_interleave(lengths, output_size=len(seen))
-        return ((seen - before) * counts + (config.pad_token_id if after_pad else -1)).unsqueeze(0)
 
 
 def install(model: PreTrainedModel) -> None:
@@ -87,6 +55,22 @@ def unread_mask(like: Tensor) -> Tensor:
     return like.new_empty((1, 1, 0, 0), dtype=torch.bool)
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """How tokens see each other in one layer: its own module, the window in tokens, and what comes before each row."""
+
+    module: nn.Module
+    causal: bool
+    window: int | None
+    scaling: float | None
+    dropout: float
+    prefix: Prefix
+
+    def narrow(self, length: int) -> int | None:
+        """The window, where it is shorter than ``length`` tokens."""
+        return self.window if self.window is not None and self.window < length else None
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -98,13 +82,22 @@ def attend(
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     rows: Rows | None = None,
+    prefix: Prefix | None = None,
+    reading: Pooled | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention function: ``[1, heads, T, width]`` to ``[1, T, heads, width]``; packed when ``rows``.
+    """Transformers' attention function: ``[n, heads, length, width]`` to ``[n, length, heads, width]``.
 
-    A sliding window of ``w`` lets a token see those fewer than ``w`` away, as Flash Attention in Transformers reads it.
+    Packed when ``rows``, n is then 1. A ``prefix``, be it empty, says that the rows are causal and padded on the right
+    at most, so that nothing needs a mask. ``reading`` is of the last layer: the queries are the pooled tokens'. A
+    sliding window of ``w`` lets a token see those fewer than ``w`` away, as Flash Attention in Transformers reads it.
     """
-    if rows is None:
+    if rows is None and prefix is None:
+        if reading is not None:
+            if reading.seen is None:
+                reading.keep(key, value, attention_mask)
+            assert reading.seen is not None
+            key, value, attention_mask = reading.seen
         padded: tuple[Tensor, None] = sdpa_attention_forward(
             module,
             query,
@@ -120,14 +113,54 @@ def attend(
         return padded
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
         raise NotImplementedError(f"{type(module).__name__}: packed attention has no soft caps or position biases")
-    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    window = sliding_window if sliding_window is not None and sliding_window < rows.longest else None
     if torch.is_autocast_enabled(query.device.type):  # rotary positions leave float32 behind; varlen_attn is not cast
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if _has_kernel(query, value) and not dropout:  # the kernel has no dropout
-        return _flash(query, key, value, rows, causal, window, scaling).unsqueeze(0), None
-    return _by_length(query, key, value, rows, causal, window, scaling, dropout), None
+    if reading is not None:
+        if reading.seen is None:
+            reading.keep(key, value, None)
+        assert reading.seen is not None
+        key, value, _ = reading.seen
+    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    sight = _Sight(module, causal, sliding_window, scaling, dropout, prefix or Prefix())
+    if rows is None:
+        return _padded(query, key, value, sight, reading), None
+    # The kernel has no dropout, and its windows end with a row: of a row's first token alone it knows none.
+    first = reading is not None and reading.pooling == "cls" and sliding_window is not None
+    if _has_kernel(query, value) and not dropout and not first:
+        return _flash(query, key, value, rows, sight, reading).unsqueeze(0), None
+    return _by_length(query, key, value, rows, sight, reading), None
+
+
+def _padded(query: Tensor, key: Tensor, value: Tensor, sight: _Sight, reading: Pooled | None) -> Tensor:
+    """``[n, heads, length, width]`` of causal rows, padded on the right, to ``[n, length, heads, width]``."""
+    key, value = sight.prefix.join(sight.module, key, value)
+    mask = None
+    if reading is not None:
+        behind = (reading.places + sight.prefix.length)[:, None] - torch.arange(key.shape[2], device=key.device)
+        mask = behind >= 0
+        if sight.window is not None:
+            mask &= behind < sight.window
+        mask = mask[:, None, None]
+    return _dense(query, key, value, sight, mask).transpose(1, 2)
+
+
+def _dense(query: Tensor, key: Tensor, value: Tensor, sight: _Sight, mask: Tensor | None = None) -> Tensor:
+    """SDPA of rows of equal length ``[n, heads, length, width]``, whose queries are the last of the keys' tokens."""
+    length, total = query.shape[2], key.shape[2]
+    window = sight.narrow(total)
+    if mask is None and (window is not None or (sight.causal and 1 < length < total)):
+        mask = _mask(length, total, window, sight.causal, query.device)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=sight.dropout,
+        is_causal=sight.causal and mask is None and length > 1,
+        scale=sight.scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 def _has_kernel(query: Tensor, value: Tensor) -> bool:
@@ -138,22 +171,33 @@ def _has_kernel(query: Tensor, value: Tensor) -> bool:
 
 
 def _flash(
-    query: Tensor, key: Tensor, value: Tensor, rows: Rows, causal: bool, window: int | None, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, rows: Rows, sight: _Sight, reading: Pooled | None = None
 ) -> Tensor:
-    """``[1, heads, T, width]`` to ``[T, heads, width]`` in one kernel."""
+    """``[1, heads, T, width]`` to ``[T, heads, width]`` in one kernel; T is n where only pooled tokens ask."""
     from torch.nn.attention.varlen import varlen_attn
 
+    ends = asked = rows.cumulative
+    longest = most = rows.longest
+    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    if sight.prefix.length:
+        before = sight.prefix.join(sight.module, key[:, :, :0], value[:, :, :0])
+        keys, values = (rows.behind(a[0].transpose(0, 1), b) for a, b in zip(before, (keys, values), strict=True))
+        ends = ends + sight.prefix.length * torch.arange(len(ends), dtype=ends.dtype, device=ends.device)
+        longest += sight.prefix.length
+    if reading is not None:
+        asked, most = torch.arange(len(ends), dtype=ends.dtype, device=ends.device), 1
+    window = sight.narrow(longest)
     reach = -1 if window is None else window - 1
     out = varlen_attn(
         query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        rows.cumulative,
-        rows.cumulative,
-        rows.longest,
-        rows.longest,
-        scale=scaling,
-        window_size=(reach, 0 if causal else reach),
+        keys,
+        values,
+        asked,
+        ends,
+        most,
+        longest,
+        scale=sight.scaling,
+        window_size=(reach, 0 if sight.causal else reach),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(out, Tensor)  # a pair only where more is asked for
@@ -161,46 +205,33 @@ def _flash(
 
 
 def _by_length(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    rows: Rows,
-    causal: bool,
-    window: int | None,
-    scaling: float | None,
-    dropout: float,
+    query: Tensor, key: Tensor, value: Tensor, rows: Rows, sight: _Sight, reading: Pooled | None = None
 ) -> Tensor:
     """``[1, heads, T, width]`` to ``[1, T, heads, width]``: SDPA over each run of rows of equal length.
 
     Split and joined by one operation each, so that the backward pass writes every gradient once.
     """
     sizes = [count * length for count, length in rows.runs]
+    asked = sizes if reading is None else [count for count, _ in rows.runs]
     outputs = []
-    parts = [torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)]
-    for (count, length), *part in zip(rows.runs, *parts, strict=True):
-        mask = None
-        if window is not None and window < length:
-            mask = _window_mask(length, window, causal, query.device)
-        q, k, v = (tensor.unflatten(0, (count, length)).transpose(1, 2) for tensor in part)
-        out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=causal and mask is None and length > 1,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    parts = [
+        torch.split(tensor[0].transpose(0, 1), into) for tensor, into in ((query, asked), (key, sizes), (value, sizes))
+    ]
+    for (count, _), *part in zip(rows.runs, *parts, strict=True):
+        q, k, v = (tensor.unflatten(0, (count, -1)).transpose(1, 2) for tensor in part)
+        k, v = sight.prefix.join(sight.module, k, v)
+        if reading is not None and sight.narrow(k.shape[2]) is not None:
+            own = slice(sight.window) if reading.pooling == "cls" else slice(-(sight.window or 0), None)
+            k, v = k[:, :, own], v[:, :, own]
+        outputs.append(_dense(q, k, v, sight).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0)
 
 
-def _window_mask(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
-    """True where a token sees another, ``[length, length]``."""
-    place = torch.arange(length, device=device)
-    ahead = place[:, None] - place
-    return (ahead >= (0 if causal else -math.inf)) & (ahead.abs() < window)
+@lru_cache(maxsize=2)  # the layers of one batch: with a window and without
+def _mask(length: int, total: int, window: int | None, causal: bool, device: torch.device) -> Tensor:
+    """True where one of the last ``length`` of ``total`` tokens sees a token, ``[length, total]``."""
+    ahead = torch.arange(total - length, total, device=device)[:, None] - torch.arange(total, device=device)
+    return (ahead >= (0 if causal else -math.inf)) & (ahead.abs() < (math.inf if window is None else window))
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

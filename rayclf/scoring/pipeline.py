@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
 
-import pyarrow as pa
-
-from rayclf import storage
 from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_cause
-from rayclf.data.columns import find_text
-from rayclf.data.formats import format_of, open_parquet, read_batches
-from rayclf.data.texts import TextSource
-from rayclf.errors import DataError
-from rayclf.model.info import find_artifact, read_info, verify
+from rayclf.errors import ConfigError, DataError, UserError
+from rayclf.scoring.job import ScoreJob, ScoreOptions, make_job
 from rayclf.scoring.manifest import FORMAT, Manifest
-from rayclf.scoring.units import InputFile, Unit, find_files, look_at, plan_units, rows_a_unit
+from rayclf.scoring.progress import Progress, push_summary
+from rayclf.scoring.units import InputFile, Unit, Units, find_files, look_at, plan_units, rows_a_unit
 
 if TYPE_CHECKING:
-    from rayclf.scoring.scorer import Layout, ScoreJob
+    import ray.data
 
-
-_TEXTUAL = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_dictionary)
+OnEvent = Callable[[dict[str, Any]], None]
+_WAVE = 10_000  # units that Ray Data is given at once: it keeps some kilobytes for each in the driver
+_FOLDED = 1_000  # commit records that become one file
+_BEAT_S = 10.0
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
     """What a scoring job did. ``rows``, ``errors`` and ``tokens`` count the whole output, ``scored_rows`` this run's;
-    ``seconds`` is the time from the first unit's begin to the last one's end, loading not counted."""
+    ``seconds`` is the time from the first unit's begin to the last one's end, loading not counted; ``dollars`` those
+    of all runs, where a price was given."""
 
     output: str
     rows: int
@@ -42,6 +40,22 @@ class ScoreSummary:
     scored_rows: int
     seconds: float
     rows_per_second: float
+    dollars: float | None = None
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The processes that score: at least and at most how many, and what each of them holds."""
+
+    least: int
+    most: int
+    gpus: float
+    cpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """As Ray takes them."""
+        return {"num_gpus": self.gpus, "num_cpus": self.cpus} if self.gpus else {"num_cpus": self.cpus}
 
 
 def score(
@@ -49,158 +63,181 @@ def score(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    text: str | None = None,
-    columns: Sequence[str] | None = None,
-    probabilities: Layout = "list",
-    precision: str = "auto",
-    replicas: int | None = None,
+    replicas: int | tuple[int, int] | None = None,
+    gpus_per_replica: float = 1,
+    max_errors: int | None = None,
+    price_per_hour: float | None = None,
+    push_gateway: str | None = None,
     overwrite: bool = False,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
+    **options: Unpack[ScoreOptions],
 ) -> ScoreSummary:
-    """Score a file or a folder of files into a folder of Parquet files.
+    """Score a file, a folder of files or a glob, local or in object storage, into a folder of Parquet files.
 
-    What the classifier was trained on is read: a column, a pair, a template's columns or chat messages. ``text`` names
-    another column for it (of a pair the first, of a template its rendered text); where the one column that it was
-    trained on is missing, the one that can be it is taken. All columns are kept unless ``columns`` says which. The
-    output has one row for each input row: the kept columns, ``id``, ``label``, ``score``, ``labels``,
-    ``probabilities`` (a list in label order, one column a label, or none), and ``error`` where a row has nothing that
-    can be scored. Calling it again finishes what is missing and rewrites nothing.
+    The output has one row for each input row: the kept columns, ``id``, ``label``, ``score``, ``labels``,
+    ``probabilities``, and ``error`` where a row has nothing that can be scored; :class:`ScoreOptions` changes what is
+    read and said. Calling it again finishes what is missing and rewrites nothing.
 
-    ``replicas`` are the processes that score: one a GPU, else one a core, when unset. ``on_event`` gets
-    ``{"kind": "plan", …}`` and then ``{"kind": "unit", "rows": done, "of": total, …}``. Raises UserError for what the
-    caller can mend, before anything is written.
+    ``replicas`` are the processes that score, a number or the least and the most of them: one a GPU, else one a core,
+    when unset; ``gpus_per_replica`` may be a fraction. After more than ``max_errors`` rows with errors the job stops.
+    ``price_per_hour`` is of the whole cluster. ``push_gateway`` is the address of a Prometheus push gateway that is
+    told of the end. ``on_event`` gets ``{"kind": "plan", …}`` and then ``{"kind": "unit", "rows": done, "of": total,
+    …}``. Raises UserError for what the caller can mend, before anything is written.
     """
-    folder = find_artifact(artifact)
-    info = read_info(folder)
-    verify(folder, info)
-    files = [look_at(path, name) for path, name in find_files(source).items()]
-    reads = info.reads.read_from(text) if text else _found(files, info.reads)
-    kept = _kept_columns(files, reads, columns)
-    size = rows_a_unit(sum(file.rows for file in files))
-    plan = {
-        "format": FORMAT,
-        "artifact": storage.sha256(folder / "rayclf.json"),  # which holds the hashes of all its files
-        "text": reads.model_dump(exclude_none=True),
-        "columns": {field.name: str(field.type) for field in kept},
-        "probabilities": probabilities,
-        "precision": precision,
-        "rows_a_unit": size,
-        "files": [file.to_json() for file in files],
-    }
-    manifest = Manifest(output)
-    done = manifest.open(plan, overwrite)
-    units = plan_units(files, size)
-    open_units = [unit for unit in units if unit.name not in done]
+    manifest = Manifest(os.fspath(output))
+    files = look_at_input(source, manifest)
+    job = make_job(artifact, files, manifest.output, options)
     total = sum(file.rows for file in files)
-    ready = total - sum(unit.rows for unit in open_units)
+    size = rows_a_unit(total)
+    plan = {"format": FORMAT, **job.settings(), "rows_a_unit": size, "files": [file.to_json(size) for file in files]}
+    done = manifest.open({**plan, "price_per_hour": price_per_hour}, overwrite)
+    units = plan_units(files, size)
+    todo = [place for place, unit in enumerate(units) if unit.name not in done]
+    ready = total - sum(units[place].rows for place in todo)
     on_event({"kind": "plan", "units": len(units), "rows": total, "done": ready})
-    seconds, scored = 0.0, 0
-    if open_units:
+    progress = Progress(total, ready, price_per_hour, float(manifest.progress().get("seconds_spent", 0)))
+    if todo:
         connect()
-        count = _replicas(replicas, len(open_units))
-        job = _job(folder, manifest.output, reads, kept, probabilities, precision, size, count)
-        with native_stderr_to(manifest.output / "_manifest" / "ray.log"):
-            seconds, scored = _run(job, open_units, count, ready, total, on_event)
+        pool = choose_replicas(replicas, gpus_per_replica, len(todo))
+        job = replace(job, threads=max(1, cores() // pool.most))
+        with _told(manifest, progress):
+            for record in score_units(job, units, todo, pool, manifest):
+                progress.add(record)
+                on_event(progress.event())
+                if max_errors is not None and progress.errors > max_errors:
+                    raise DataError(
+                        f"{os.fspath(source)}: {progress.errors} rows have errors, more than --max-errors "
+                        f"{max_errors}; see the column 'error' in {manifest.output}; the same command goes on"
+                    )
     totals = manifest.totals()
-    rate = scored / seconds if seconds else 0.0
-    return ScoreSummary(
-        str(manifest.output), **totals, units=len(units), scored_rows=scored, seconds=seconds, rows_per_second=rate
+    summary = ScoreSummary(
+        str(manifest.output),
+        **{name: totals[name] for name in ("rows", "errors", "tokens")},
+        units=len(units),
+        scored_rows=progress.rows,
+        seconds=progress.seconds,
+        rows_per_second=progress.rows_per_second,
+        dollars=progress.event()["dollars"],
     )
+    if todo:
+        manifest.write_summary(asdict(summary))
+    if push_gateway:
+        push_summary(push_gateway, asdict(summary))
+    return summary
 
 
-def _found(files: Sequence[InputFile], trained_on: TextSource) -> TextSource:
-    """What to read, by the first file; the others must have it too. In the place of one column another may be found."""
-    first = files[0]
-    if trained_on.text is None or trained_on.text_pair is not None or trained_on.text in first.schema.names:
-        return trained_on
-    if format_of(first.path) == "parquet":
-        with open_parquet(first.path) as file:
-            batch = next(file.iter_batches(batch_size=1000))
-        strings = [f.name for f in batch.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        sample = pa.Table.from_batches([batch]).select(strings)
-    else:
-        sample = next(read_batches(first.path, 1000))
-    return TextSource(text=find_text(sample, first.path))
+def look_at_input(source: str | os.PathLike[str], manifest: Manifest) -> list[InputFile]:
+    """The input's files; what the plan of an earlier run says of a file that has not changed is not counted again."""
+    saved = (manifest.saved() or {}).get("files", [])
+    known = {told["path"]: told for told in saved if isinstance(told, dict)}
+    return [look_at(path, place, known.get(path)) for path, place in find_files(source).items()]
 
 
-def _kept_columns(files: Sequence[InputFile], reads: TextSource, columns: Sequence[str] | None) -> pa.Schema:
-    """The input columns to keep, of one type each over all files, which the output needs to be one table."""
-    for file in files:
-        reads.check(file.schema.names, file.path)
-        for name in reads.columns if reads.template is None else ():
-            kind = file.schema.field(name).type
-            chat = reads.form == "messages" and (pa.types.is_list(kind) or pa.types.is_large_list(kind))
-            if not chat and not any(is_text(kind) for is_text in _TEXTUAL):
-                what = "chat messages" if reads.form == "messages" else "text"
-                raise DataError(
-                    f"{file.path}: text column '{name}' holds {kind}, not {what}; choose another with --text"
-                )
-    known: dict[str, tuple[InputFile, pa.Field]] = {}
-    for file in files:
-        for field in file.schema:
-            first, seen = known.setdefault(field.name, (file, field))
-            if field.type != seen.type and (columns is None or field.name in columns):
-                raise DataError(
-                    f"{file.path}: column '{field.name}' is {field.type}, but {seen.type} in {first.path}; "
-                    "score these files apart, or leave the column out of --columns"
-                )
-    unknown = [name for name in columns or () if name not in known]
-    if unknown:
-        raise DataError(f"{files[0].path}: no column '{unknown[0]}'; --columns must name some of: {', '.join(known)}")
-    names = known if columns is None else columns
-    return pa.schema([known[name][1].with_nullable(True) for name in names if name != "id"])
+def choose_replicas(asked: int | tuple[int, int] | None, gpus: float, units: int) -> Replicas:
+    """How many processes score: one for each share of a GPU, else one a core, unless asked otherwise.
 
-
-def _replicas(asked: int | None, units: int) -> int:
+    Raises ResourceError where the cluster has not the CPUs for the fewest.
+    """
     import ray
 
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    count = min(units, asked or gpus or int(min(cores(), ray.cluster_resources().get("CPU", 1))))
-    require_cpus(count, f"scoring with {count} replicas", "lower --replicas")
-    return count
+    there = ray.cluster_resources()
+    has_gpus = there.get("GPU", 0) > 0
+    by_gpus = int(there.get("GPU", 0) / gpus)
+    # A CPU stays free for what reads, or for Ray's own short tasks.
+    default = by_gpus if has_gpus else max(1, int(there.get("CPU", 1)) - 1)
+    least, most = asked if isinstance(asked, tuple) else (asked or default,) * 2
+    if not 1 <= least <= most:
+        raise ConfigError(f"--replicas {least},{most}: must be at least 1, and the first number the smaller")
+    least, most = min(least, units), min(most, units)
+    if not has_gpus:
+        require_cpus(least, f"scoring with {least} replicas", "lower --replicas")
+    return Replicas(least, most, gpus if has_gpus else 0, 1)
 
 
-def _job(
-    folder: Path,
-    output: Path,
-    reads: TextSource,
-    kept: pa.Schema,
-    layout: Layout,
-    precision: str,
-    size: int,
-    count: int,
-) -> ScoreJob:
-    from rayclf.scoring.scorer import ScoreJob
+@contextmanager
+def _told(manifest: Manifest, progress: Progress) -> Iterator[None]:
+    """Keep the job's state in its folder, for ``--status``: running, told again every few seconds, then done, stopped
+    (Ctrl-C) or failed."""
+    ended = threading.Event()
 
-    threads = max(1, cores() // count)
-    return ScoreJob(folder, output, reads, kept, layout, precision, size, threads)  # type: ignore[arg-type]  # checked there
+    def write(state: str, **more: str) -> None:
+        manifest.write_progress({"state": state, **progress.event(), **more})
+
+    def beat() -> None:
+        while not ended.wait(_BEAT_S):
+            with suppress(UserError):  # a storage that is away for a moment; what must be written tells of it
+                write("running")
+
+    write("running")
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    state, more = "done", {}
+    try:
+        yield
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
+    except BaseException as error:
+        state, more = "failed", {"error": " ".join(str(error).split())[:500]}
+        raise
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(UserError):
+            write(state, **more)
 
 
-def _run(
-    job: ScoreJob, units: Sequence[Unit], count: int, ready: int, total: int, on_event: Callable[[dict[str, Any]], None]
-) -> tuple[float, int]:
-    """Score ``units`` on a pool of ``count`` processes; returns the seconds it took and the rows it scored."""
+def score_units(
+    job: ScoreJob, units: Units, todo: Sequence[int], pool: Replicas, manifest: Manifest
+) -> Iterator[dict[str, Any]]:
+    """Score the units at the places ``todo`` on a pool of processes; yields the commit record of each as it is done."""
+    local = "://" not in manifest.output
+    folded: list[dict[str, Any]] = []
+    with native_stderr_to(manifest.place("_manifest/ray.log") if local else os.devnull):
+        try:
+            for start in range(0, len(todo), _WAVE):
+                wave = [units[place] for place in todo[start : start + _WAVE]]
+                for batch in _dataset(job, wave, pool).iter_batches(batch_size=None):
+                    for record in map(json.loads, batch["record"]):
+                        yield record
+                        folded.append(record)
+                        if len(folded) == _FOLDED:
+                            manifest.fold(folded)
+                            folded = []
+        except Exception as error:
+            raise root_cause(error, "scoring") from error
+
+
+def _dataset(job: ScoreJob, units: Sequence[Unit], pool: Replicas) -> ray.data.Dataset:
+    """Units to commit records. With GPUs, CPU workers read and tokenize ahead of the replicas; without, the replicas
+    do, because anybody else would take the same cores."""
     import ray
 
     from rayclf.scoring.scorer import UnitScorer
 
-    gpu = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": 1}
     items = [{"unit": json.dumps(asdict(unit))} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    if pool.gpus:
+        dataset = dataset.map(_Read, fn_constructor_args=(job,), num_cpus=1, concurrency=(1, 2 * pool.most))
+    return dataset.map_batches(
         UnitScorer,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=count),
+        compute=ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most),
         fn_constructor_args=(job,),
-        **gpu,
+        **pool.resources,
     )
-    began, ended, scored, errors = math.inf, 0.0, 0, 0
-    try:
-        for batch in dataset.iter_batches(batch_size=None):
-            began, ended = min(began, float(min(batch["began"]))), max(ended, float(max(batch["ended"])))
-            scored += int(sum(batch["rows"]))
-            errors += int(sum(batch["errors"]))
-            rate = scored / max(ended - began, 1e-9)
-            on_event({"kind": "unit", "rows": ready + scored, "of": total, "errors": errors, "rows_per_second": rate})
-    except Exception as error:
-        raise root_cause(error, "scoring") from error
-    return ended - began, scored
+
+
+class _Read:
+    """Reads and tokenizes units on a CPU worker."""
+
+    def __init__(self, job: ScoreJob) -> None:
+        from rayclf.scoring.reading import UnitReader
+
+        self.read = UnitReader(job)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        from rayclf.scoring.reading import pack
+
+        unit = Unit(**json.loads(row["unit"]))
+        return dict(pack(unit, self.read(unit)))

@@ -1,124 +1,84 @@
-"""Score one unit: read, classify, write its file, commit."""
+"""The second half of a unit's way: classify its rows, write its file, commit."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from rayclf import storage
-from rayclf.data.extract import row_ids
-from rayclf.data.texts import TextSource
-from rayclf.data.tokens import Text
-from rayclf.labels import Floats
-from rayclf.model.engine import Classifier, Precision
+from rayclf.model.engine import Classifier
+from rayclf.scoring.job import Model, ScoreJob
 from rayclf.scoring.manifest import Manifest
-from rayclf.scoring.units import Unit, read_unit
-
-Layout = Literal["list", "columns", "none"]
-RESULTS = ("id", "label", "score", "labels", "probabilities", "error")
-
-
-@dataclass(frozen=True)
-class ScoreJob:
-    """What every scoring process needs to know."""
-
-    artifact: Path
-    output: Path
-    reads: TextSource
-    kept: pa.Schema
-    probabilities: Layout
-    precision: Precision
-    rows_a_unit: int
-    threads: int
+from rayclf.scoring.output import label_order, result_columns, spread, write_unit
+from rayclf.scoring.reading import TOKENS, UnitReader, from_lists, unpack
+from rayclf.scoring.units import Unit
 
 
 class UnitScorer:
-    """Holds the classifier and scores units; Ray Data makes one in each process of its pool."""
+    """Holds the classifiers and scores units; Ray Data makes one in each process of its pool."""
 
     def __init__(self, job: ScoreJob) -> None:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(job.threads))  # of the tokenizer
         torch.set_num_threads(job.threads)
         self.job = job
         self.manifest = Manifest(job.output)
-        self.classifier = Classifier.load(job.artifact, precision=job.precision)
+        self.reader = UnitReader(job)
+        self.classifiers = [self._load(model) for model in job.models]
+
+    def _load(self, model: Model) -> Classifier:
+        job = self.job
+        classifier = Classifier.load(model.folder, precision=job.precision, runtime=job.runtime)
+        if job.threshold is not None:
+            classifier.calibrate(classifier.info.temperature, [job.threshold] * len(classifier.space))
+        return classifier
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score the units of a batch (Ray Data hands over one at a time) and tell what was done."""
-        units = [Unit(**json.loads(unit)) for unit in batch["unit"]]
-        records = [self.score(unit) for unit in units]
-        return {name: np.asarray([record[name] for record in records]) for name in records[0]}
+        """Score units, read already (``table``) or not, and tell what was done: the commit records, as JSON."""
+        records = []
+        for position, unit in enumerate(batch["unit"]):
+            if "table" in batch:
+                records.append(self.score(*unpack(unit, batch["table"][position])))
+            else:
+                records.append(self.score(Unit(**json.loads(unit))))
+        return {"record": np.asarray([json.dumps(record) for record in records])}
 
-    def score(self, unit: Unit) -> dict[str, Any]:
-        """Score one unit; returns its commit record: rows, errors, tokens, and when it began and ended."""
+    def score(self, unit: Unit, table: pa.Table | None = None) -> dict[str, Any]:
+        """Score one unit, of which ``table`` is what a reader made of it; returns its commit record."""
         began = time.time()
-        table = read_unit(unit, self.job.rows_a_unit)
-        texts, problems = readable(table, self.job.reads, self.classifier)
-        errors = [problems.get(position) for position in range(len(table))]
-        good = [position for position, error in enumerate(errors) if error is None]
-        ids = self.classifier.encoding([texts[position] for position in good])
-        probabilities = self.classifier.to_probabilities(self.classifier.forward(ids))
-        result = self._table(table, unit, good, probabilities, errors)
-        with storage.write_whole(self.manifest.part(unit.name)) as file:
-            pq.write_table(result, file, compression="zstd")
+        result, tokens = self.classify(self.reader(unit) if table is None else table)
+        files = write_unit(self.manifest, unit.name, result, self.job.columns.by_label)
         record = {
-            "rows": len(table),
-            "errors": len(table) - len(good),
-            "tokens": sum(len(row) for row in ids),
+            "unit": unit.name,
+            "rows": result.num_rows,
+            "errors": result.num_rows - result["error"].null_count,
+            "tokens": tokens,
+            "bytes": sum(file["bytes"] for file in files),
+            "files": files,
             "began": began,
             "ended": time.time(),
         }
         self.manifest.commit(unit.name, record)
         return record
 
-    def _table(
-        self, table: pa.Table, unit: Unit, good: list[int], probabilities: Floats, errors: list[str | None]
-    ) -> pa.Table:
-        """The kept input columns and the results; rows with an error have nulls for results."""
-        job, space = self.job, self.classifier.space
-        predictions = self.classifier.interpret(probabilities)
-        place = np.full(len(table), -1)
-        place[good] = np.arange(len(good))
-        spread = pa.array([None if p < 0 else int(p) for p in place], pa.int64())
-        columns: dict[str, Any] = {}
-        for field in job.kept:
-            kept = table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
-            columns[f"input_{field.name}" if field.name in RESULTS else field.name] = kept
-        columns["id"] = row_ids(table, unit.source, first_row=unit.first + 1)
-        columns["label"] = pa.array([p.label for p in predictions], pa.string()).take(spread)
-        columns["score"] = pa.array([p.score for p in predictions], pa.float32()).take(spread)
-        columns["labels"] = pa.array([p.labels for p in predictions], pa.list_(pa.string())).take(spread)
-        if job.probabilities == "list":
-            columns["probabilities"] = pa.array(list(probabilities), pa.list_(pa.float32())).take(spread)
-        elif job.probabilities == "columns":
-            for position, name in enumerate(space.names):
-                columns[f"probability_{name}"] = pa.array(probabilities[:, position]).take(spread)
-        columns["error"] = pa.array(errors, pa.string())
-        labels = {"rayclf.labels": json.dumps(space.names)}  # the order of the probabilities
-        return pa.table(columns).replace_schema_metadata(labels)
-
-
-def readable(table: pa.Table, reads: TextSource, classifier: Classifier) -> tuple[list[Text], dict[int, str]]:
-    """What each row gives the classifier to read, and by position why a row gives nothing that can be read.
-
-    A column that this part of the input lacks (objects of JSON need not all have it) is one of nulls.
-    """
-    for name in reads.columns:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), pa.string()))
-    rendered = reads.render(table)
-    problems = dict(rendered.problems)
-    texts: list[Text] = rendered.text.to_pylist()
-    if rendered.text_pair is not None:
-        texts = list(zip(rendered.text.to_pylist(), rendered.text_pair.to_pylist(), strict=True))
-    if reads.form == "messages":
-        good = [row for row in range(len(texts)) if row not in problems]
-        refused = classifier.encoding.problems([texts[row] for row in good])
-        problems |= {good[position]: reason for position, reason in refused.items()}
-    return texts, problems
+    def classify(self, table: pa.Table) -> tuple[pa.Table, int]:
+        """What a reader made of rows, as the output has it, and the tokens that were read of them."""
+        errors = table["error"]
+        good = np.flatnonzero(errors.is_null().to_numpy())
+        tokens = 0
+        results: dict[str, pa.Array] = {}
+        for model, classifier, number in zip(self.job.models, self.classifiers, self.reader.encoding_of, strict=True):
+            ids = from_lists(table[f"{TOKENS}{number}"], good)
+            tokens += sum(len(row) for row in ids)
+            probabilities = classifier.to_probabilities(classifier.forward(ids))
+            found = result_columns(
+                classifier.space, probabilities, classifier.decide(probabilities), self.job.columns, model.prefix
+            )
+            results |= spread(found, good, len(table))
+        kept = {name: table[name] for name in table.column_names if name != "error" and not name.startswith(TOKENS)}
+        result = pa.table({**kept, **results, "error": errors})
+        return result.replace_schema_metadata(label_order(self.classifiers[0].space)), tokens

@@ -20,7 +20,8 @@ from rayclf.data.texts import Form
 from rayclf.data.tokens import Ids
 from rayclf.errors import DataError
 from rayclf.labels import Floats
-from rayclf.model.engine import Classifier, Input, Precision
+from rayclf.model.engine import Classifier, Input
+from rayclf.model.runtime import Precision
 from rayclf.serving.protocol import ClassifyRequest, ClassifyResponse, error_line, plain_inputs, respond
 
 KEY_VARIABLE = "RAYCLF_API_KEY"

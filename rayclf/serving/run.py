@@ -15,7 +15,7 @@ from rayclf.errors import ResourceError, UserError
 from rayclf.model.info import find_artifact, read_info, verify
 
 if TYPE_CHECKING:
-    from rayclf.model.engine import Precision
+    from rayclf.model.runtime import Precision
 
 APP = "rayclf"
 

@@ -25,9 +25,10 @@ from rayclf.model.adapters import add_lora
 from rayclf.model.artifact import load_weights, save_artifact
 from rayclf.model.backbone import fetch, load_network
 from rayclf.model.checkpointing import enable_checkpointing
-from rayclf.model.engine import Classifier, choose_batching, choose_precision
+from rayclf.model.engine import Classifier, choose_precision
 from rayclf.model.info import ArtifactInfo
 from rayclf.model.network import Network
+from rayclf.model.runtime.pytorch import TorchRuntime, choose_batching
 from rayclf.model.tokenizer import load_tokenizer
 from rayclf.training.checkpoints import UNRANKED, Progress, load_optimizer_state, load_progress, save_state
 from rayclf.training.evaluator import Evaluator, rank_of
@@ -196,7 +197,9 @@ class Worker:
     def _evaluate(self) -> dict[str, Any] | None:
         """The metrics of the validation part; None when there is none."""
         with self.strategy.evaluating() as network:
-            classifier = Classifier(network, self.job.encoding, self.info, precision=self.precision)
+            classifier = Classifier(
+                TorchRuntime(network, self.info.pad_token_id, precision=self.precision), self.job.encoding, self.info
+            )
             return self.evaluator.validate(classifier, self.progress.step, self._epoch)
 
     def _log(self, result: StepResult, rate: float, rows_per_second: float) -> None:

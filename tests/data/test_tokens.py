@@ -171,3 +171,20 @@ def test_chat_templates_run_in_a_sandbox_on_a_fixed_day(tokenizer):
     assert "refuses" in escape.problems([chat("a")])[0]
     dated = Encoding(tokenizer.to_str(), "{text}", 40, "{{ strftime_now('%d %b %Y') }}")
     assert dated.render_chat(chat("a")) == "26 Jul 2024"
+
+
+@pytest.mark.parametrize("template", ["{text}", "Topic of: {text}\nAnswer:"])
+@pytest.mark.parametrize(
+    "make_tokenizer", [lambda: encoder_tokenizer("bert"), decoder_tokenizer], ids=["bert", "llama"]
+)
+def test_of_a_very_long_text_only_the_head_is_tokenized(make_tokenizer, template):
+    encoding = Encoding(make_tokenizer().backend_tokenizer.to_str(), template, 40)
+    words = np.random.default_rng(1).choice(" ".join(TEXTS).split(), 4000)
+    blank = " " * 20_000 + "a cell"  # whose head may give too few tokens
+    for text in (" ".join(words), "".join(words), blank, "a " * 500 + blank):
+        whole = Encoding(encoding.tokenizer_json, template, 40)
+        object.__setattr__(whole, "_head", lambda text: text)
+        assert ids(encoding, text) == ids(whole, text)
+    assert len(encoding._head(" ".join(words))) < 1000
+    if make_tokenizer is not decoder_tokenizer:  # which has tokens for blanks
+        assert encoding._head(blank) == blank

@@ -103,7 +103,7 @@ def saved(request: pytest.FixtureRequest, tuning: str, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("artifact")
     made = trained_classifier(size, write_files(size, folder / "backbone"), tuning == "nf4")
     batch = random_batch(size, text_lengths(ROWS, 99, longest=LONGEST), 99)
-    live = Classifier(made.network, made.encoding, made.info, precision="bf16").forward(batch.input_ids)
+    live = made.with_runtime(precision="bf16").forward(batch.input_ids)
     right = live.argmax(axis=1) == batch.targets.argmax(axis=1)
     assert right.mean() > 0.99, "it did not learn, so that its argmax means nothing"
     made.save(folder / "artifact")
@@ -126,7 +126,10 @@ def check_parity(logits: Floats, wanted: Floats, tolerance: float) -> None:
 
 def test_reloaded_in_bf16_it_is_the_same(saved: Saved) -> None:
     logits, classifier = reload(saved, "bf16")
-    assert {p.dtype for p in classifier.network.backbone.parameters() if p.ndim > 1} == {torch.bfloat16, torch.float32}
+    assert {p.dtype for p in classifier.runtime.network.backbone.parameters() if p.ndim > 1} == {
+        torch.bfloat16,
+        torch.float32,
+    }
     check_parity(logits, saved.live, 0.02)
 
 
@@ -138,6 +141,6 @@ def test_padded_it_is_the_same(saved: Saved) -> None:
 
 def test_merged_into_float32_it_is_the_same(saved: Saved) -> None:
     logits, classifier = reload(saved, "fp32")
-    assert not any("lora_" in name for name, _ in classifier.network.named_parameters())
-    assert {p.dtype for p in classifier.network.parameters()} == {torch.float32}
+    assert not any("lora_" in name for name, _ in classifier.runtime.network.named_parameters())
+    assert {p.dtype for p in classifier.runtime.network.parameters()} == {torch.float32}
     check_parity(logits, saved.live, 0.05)

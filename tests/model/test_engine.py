@@ -34,7 +34,7 @@ def test_any_batch_size_gives_the_same_logits(make: Make, architecture: str) -> 
     assert alone.dtype == np.float32
     assert alone.std(axis=0).min() > 0.05
     for max_tokens in (1, 40, 100, 10_000):
-        classifier = Classifier(made.network, made.encoding, made.info, max_tokens=max_tokens)
+        classifier = made.with_runtime(max_tokens=max_tokens)
         np.testing.assert_allclose(classifier.logits(texts), alone, atol=1e-5)
 
 
@@ -43,30 +43,27 @@ def test_packed_batches_give_the_same_logits(make: Make, architecture: str, tuni
     made = make(architecture, tuning=tuning)
     if not made.network.packs:
         pytest.skip(f"{architecture} cannot pack")
-    packed, padded = (
-        Classifier(made.network, made.encoding, made.info, max_tokens=max_tokens, batching=batching)
-        for batching in ("packed", "padded")
-    )
-    assert packed.packed
-    assert not padded.packed
+    packed, padded = (made.with_runtime(max_tokens=max_tokens, batching=batching) for batching in ("packed", "padded"))
+    assert packed.runtime.packed
+    assert not padded.runtime.packed
     np.testing.assert_allclose(packed.logits(TEXTS), padded.logits(TEXTS), atol=1e-5)
 
 
 def test_batching_is_padded_on_a_cpu_and_packed_by_word_only_where_the_backbone_can(make: Make, tmp_path: Path) -> None:
     made, other = make("bert"), make("gpt_neo")
-    assert not made.classifier.packed
-    assert Classifier.load(made.save(tmp_path / "artifact"), device="cpu", batching="packed").packed
+    assert not made.classifier.runtime.packed
+    assert Classifier.load(made.save(tmp_path / "artifact"), device="cpu", batching="packed").runtime.packed
     with pytest.raises(ConfigError, match=r"^batching packed: a backbone of type gpt_neo cannot"):
-        Classifier(other.network, other.encoding, other.info, batching="packed")
+        other.with_runtime(batching="packed")
     with pytest.raises(ConfigError, match=r"^batching tight: must be one of auto, padded, packed"):
-        Classifier(made.network, made.encoding, made.info, batching="tight")  # type: ignore[arg-type]
+        made.with_runtime(batching="tight")  # type: ignore[arg-type]
 
 
 def test_batching_is_packed_on_a_gpu(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Network, "device", torch.device("cuda"))
     for name, packed in (("bert", True), ("gpt_neo", False)):
         made = make(name)
-        assert Classifier(made.network, made.encoding, made.info).packed is packed
+        assert made.with_runtime().runtime.packed is packed
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +76,7 @@ def lone(make: Make) -> tuple[Made, dict[str, Any]]:
 @given(texts=st.lists(st.sampled_from([*TEXTS, END]), min_size=1, max_size=12), max_tokens=st.integers(1, 300))
 def test_company_in_the_batch_changes_no_logit(lone: Any, texts: list[str], max_tokens: int) -> None:
     made, expected = lone
-    got = Classifier(made.network, made.encoding, made.info, max_tokens=max_tokens).logits(texts)
+    got = made.with_runtime(max_tokens=max_tokens).logits(texts)
     np.testing.assert_allclose(got, np.stack([expected[text] for text in texts]), atol=1e-5)
 
 
@@ -116,7 +113,7 @@ def test_text_of_no_tokens_is_answered(tmp_path: Any, name: str, dropping_tokeni
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits[1], made.classifier.logits(["zzz"])[0], atol=1e-5)
     if made.network.packs:
-        packed = Classifier(made.network, made.encoding, made.info, batching="packed")
+        packed = made.with_runtime(batching="packed")
         np.testing.assert_allclose(packed.logits(["ab", "zzz", "b"]), logits, atol=1e-5)
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
@@ -157,7 +154,7 @@ def test_template_is_what_the_model_reads(make: Make) -> None:
     made = make("llama")
     template = "Text: {text}\nTopic:"
     with_template = replace(made.encoding, template=template)
-    got = Classifier(made.network, with_template, made.info).logits(["A cell {x}!"])
+    got = made.with_runtime(with_template).logits(["A cell {x}!"])
     np.testing.assert_allclose(got, made.classifier.logits(["Text: A cell {x}!\nTopic:"]), atol=1e-6)
 
 
@@ -298,6 +295,47 @@ def test_bfloat16_is_close_and_leaves_the_head_float32(make: Make, tuning: str, 
     made = make("llama", tuning=tuning)
     low = Classifier.load(made.save(tmp_path / "a"), device="cpu", precision="bf16")
     assert low.precision == "bf16"
-    assert {p.dtype for p in low.network.head.parameters()} == {torch.float32}
+    assert {p.dtype for p in low.runtime.network.head.parameters()} == {torch.float32}
     exact, got = made.classifier.probabilities(TEXTS), low.probabilities(TEXTS)
     assert 0 < np.abs(exact - got).max() < 0.1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_encoder_by_onnx_runtime(make: Make, tmp_path: Any, precision: Any) -> None:
+    made = make("bert")
+    loaded = Classifier.load(made.save(tmp_path / "a"), device="cpu", runtime="onnx", precision=precision)
+    assert loaded.precision == precision
+    exact, got = made.classifier.probabilities(TEXTS), loaded.probabilities(TEXTS)
+    np.testing.assert_allclose(got, exact, atol=1e-5 if precision == "fp32" else 0.1)
+    assert precision == "fp32" or np.abs(got - exact).max() > 0
+
+
+def test_a_runtime_that_cannot_be_had_is_told(make: Make, tmp_path: Any) -> None:
+    folder = make("llama").save(tmp_path / "a")
+    for options, message in (
+        ({"runtime": "jax"}, "--runtime jax: must be one of auto, torch, onnx"),
+        ({"runtime": "torch", "precision": "int8"}, "--precision int8: only --runtime onnx has it"),
+        ({"runtime": "onnx", "precision": "bf16"}, "--precision bf16: --runtime onnx knows fp32 and int8"),
+        ({"runtime": "onnx"}, "--runtime torch"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Classifier.load(folder, device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_equal_rows_are_computed_once(make: Make) -> None:
+    classifier = make("bert").classifier
+    seen: list[int] = []
+    inner = classifier.runtime
+
+    class Counting:
+        precision = "fp32"
+
+        def __call__(self, ids: Any) -> Any:
+            seen.append(len(ids))
+            return inner(ids)
+
+    expected = classifier.logits(TEXTS)
+    classifier.runtime = Counting()
+    doubled = [text for text in TEXTS for _ in range(3)]
+    np.testing.assert_allclose(classifier.logits(doubled), expected.repeat(3, axis=0), atol=1e-6)
+    assert seen == [len(set(TEXTS))]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from rayclf.model import varlen
-from rayclf.model.varlen import IMPLEMENTATION, Rows, attend
+from rayclf.model.rows import Rows
+from rayclf.model.varlen import IMPLEMENTATION, attend
 
 CPU = torch.device("cpu")
 lengths_of_rows = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -86,22 +88,27 @@ def reference_kernel(
     window_size: tuple[int, int] = (-1, -1),
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What ``varlen_attn`` documents, as a loop over rows: windows reach (left, right) tokens, -1 is without end."""
-    for tensor in (cu_seq_q, cu_seq_k):
+    """What ``varlen_attn`` documents, as a loop over rows: windows reach (left, right) tokens, -1 is without end.
+
+    Where a row has fewer queries than keys, they are its last tokens.
+    """
+    for tensor, states, most in ((cu_seq_q, query, max_q), (cu_seq_k, key, max_k)):
         assert tensor.dtype == torch.int32
         assert tensor[0] == 0
-        assert tensor[-1] == len(query) == len(key)
-    assert max_q == max_k == cu_seq_q.diff().max()
+        assert tensor[-1] == len(states)
+        assert most == tensor.diff().max()
+    assert len(key) == len(value)
     assert enable_gqa == (query.shape[1] != key.shape[1])
     outputs = []
-    for start, end in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
-        place = torch.arange(end - start)
-        ahead = place[:, None] - place
+    ends_q, ends_k = cu_seq_q.tolist(), cu_seq_k.tolist()
+    for asked, own in zip(pairwise(ends_q), pairwise(ends_k), strict=True):
+        q, k, v = (t[slice(*of)].transpose(0, 1) for t, of in ((query, asked), (key, own), (value, own)))
+        places = torch.arange(k.shape[1])
+        ahead = places[k.shape[1] - q.shape[1] :, None] - places
         left, right = window_size
         sees = torch.ones_like(ahead, dtype=torch.bool)
         sees &= (ahead <= left) if left >= 0 else sees
         sees &= (-ahead <= right) if right >= 0 else sees
-        q, k, v = (tensor[start:end].transpose(0, 1) for tensor in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, scale=scale, enable_gqa=enable_gqa)
         outputs.append(out.transpose(0, 1))
     return torch.cat(outputs)
