@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_network import CONFIGS, LENGTHS, logits, make_network, random_rows
+from networks import CONFIGS, LENGTHS, logits, make_network, random_rows
 from test_varlen import reference_kernel
 from torch import Tensor, nn
 

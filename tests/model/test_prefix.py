@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_network import make_network, random_rows
+from networks import make_network, random_rows
 from test_varlen import reference_kernel
 
 from rayclf.config import LoraConfig

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_network import make_network
+from networks import make_network
 from tiny import TEXTS, Made
 from transformers import LlamaConfig
 
