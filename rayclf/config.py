@@ -122,7 +122,7 @@ class TrainConfig(Section):
     micro_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="Padded tokens of one forward pass, hence the accumulation; 512 on a CPU, 8192 on a GPU.",
+        description="Tokens of one forward pass, hence the accumulation; 2048 on a CPU, 8192 on a GPU.",
     )
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; by method and backbone size when unset.")
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises; then it falls linearly to 0.")
@@ -139,7 +139,7 @@ class TrainConfig(Section):
         "none", description="What DeepSpeed keeps in CPU memory; parameters (ZeRO 3) takes the optimizer along."
     )
     batching: Literal["auto", "padded", "packed"] = Field(
-        "auto", description="Rows of like length padded, or one behind the other; auto: packed on CUDA."
+        "auto", description="Rows of like length padded, or one behind the other; auto: packed where the backbone can."
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, a third more time."

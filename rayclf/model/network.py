@@ -60,8 +60,22 @@ class Network(nn.Module):
 
     @property
     def _lean(self) -> bool:
-        """Whether only logits are wanted. Training reads all of a layer, and ZeRO-3 gathers layers in a fixed order."""
-        return not (torch.is_grad_enabled() or self.training or hasattr(next(self.head.parameters()), "ds_id"))
+        """Whether only logits are wanted, and no gradients."""
+        return not (torch.is_grad_enabled() or self.training or self._parted)
+
+    @property
+    def _parted(self) -> bool:
+        """Whether ZeRO-3 has parted the weights, which it gathers layer by layer in a fixed order."""
+        return hasattr(next(self.head.parameters()), "ds_id")
+
+    @property
+    def _shortens(self) -> bool:
+        """Whether of the last layer only the pooled tokens are computed: the same logits and gradients.
+
+        Not where its weights come and go, nor where checkpointing runs it again in the backward pass.
+        """
+        again = self.training and getattr(self.backbone, "is_activation_checkpointing", False)
+        return self._short_last and self.packs and not self._parted and not again
 
     def read_prefix(self, input_ids: Tensor) -> Prefix:
         """Compute the tokens ``[P]`` that all rows begin with, for :meth:`forward` of the rows without them.
@@ -89,8 +103,8 @@ class Network(nn.Module):
         Padded: ids and ``attention_mask`` ``[n, length]``, padding on either side. Packed: ids ``[1, T]`` of rows one
         after the other, and their ``lengths`` ``[n]``, int64, each at least 1, together T; best kept on the CPU, where
         reading them makes no GPU wait. No row sees another. ``prefix`` are tokens before those of every row, by
-        :meth:`read_prefix`. Without gradients and in evaluation mode, what no logit needs is left out: masks of causal
-        backbones, and in the last layer all but the pooled tokens. Raises ValueError for what is neither padded nor
+        :meth:`read_prefix`. What no logit needs is left out: in the last layer all but the pooled tokens and, without
+        gradients and in evaluation mode, masks of causal backbones. Raises ValueError for what is neither padded nor
         packed, or when the backbone cannot pack.
         """
         if prefix is not None and not self._lean:
@@ -107,7 +121,7 @@ class Network(nn.Module):
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None] + prefix.length
             options |= {"prefix": prefix, "position_ids": position_ids}
             read = varlen.unread_mask(input_ids)
-        if self._lean and self._short_last:
+        if self._shortens:
             last = attention_mask.sum(dim=1) - 1
             pooled = Pooled(self.layout.pooling, last if self.is_decoder else torch.zeros_like(last), packed=False)
             hidden = self._hidden(input_ids, read, pooled=pooled, **options)
@@ -125,7 +139,7 @@ class Network(nn.Module):
         if prefix is not None:
             options |= {"prefix": prefix, "position_ids": options["position_ids"] + prefix.length}
         read = varlen.unread_mask(input_ids)
-        if self._lean and self._short_last:
+        if self._shortens:
             ends = rows.cumulative.long()
             pooled = Pooled(self.layout.pooling, ends[1:] - 1 if self.is_decoder else ends[:-1], packed=True)
             return self._classify(self._hidden(input_ids, read, pooled=pooled, **options)[0].float())

@@ -31,6 +31,7 @@ from rayclf.model.network import Network
 from rayclf.model.runtime.pytorch import TorchRuntime, choose_batching
 from rayclf.model.tokenizer import load_tokenizer
 from rayclf.training.checkpoints import UNRANKED, Progress, load_optimizer_state, load_progress, save_state
+from rayclf.training.cost.memory import micro_batch_tokens
 from rayclf.training.evaluator import Evaluator, rank_of
 from rayclf.training.finish import final_test
 from rayclf.training.job import Job
@@ -54,7 +55,7 @@ class Worker:
         self.precision = choose_precision(self.config.precision, self.device)
         self.dataset = Dataset.open(job.dataset)
         self.loss = TrainingLoss.on(self.device, job.space.problem_type, self.config, job.weights)
-        self.tokens = self.config.micro_batch_tokens or (512 if self.device.type == "cpu" else 8192)
+        self.tokens = micro_batch_tokens(self.config, cpu=self.device.type == "cpu")
         self.progress = Progress()
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
@@ -66,7 +67,7 @@ class Worker:
                 self.strategy = make_strategy(self.network, self.config)
                 self.strategy.load_optimizer_state(load_optimizer_state(Path(folder)))
                 self.progress = load_progress(Path(folder))
-        self.packed = choose_batching(self.config.batching, self.network)
+        self.packed = choose_batching(self.config.batching, self.network, training=True)
         self.tokenizer = load_tokenizer(self._source)
         self.evaluator = Evaluator(job, self.dataset, self.rank, self.world)
         self._asked = job.journal.stopping.remote()

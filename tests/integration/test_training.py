@@ -74,7 +74,7 @@ def test_the_number_of_workers_changes_nothing(
     tmp_path: Path,
     workers: int,
 ) -> None:
-    settings = decoder_overrides | {"resources.workers": workers, "resources.cpus_per_worker": 0.4}
+    settings = decoder_overrides | {"resources.workers": workers, "resources.cpus_per_worker": 0.25}
     other = rayclf.train(few_messages, tmp_path / "other", backbone=str(backbone("llama")), overrides=settings)
     for name in ("loss", "grad_norm", "rows"):
         assert [e[name] for e in steps(other)] == pytest.approx([e[name] for e in steps(decoder_run)], abs=1e-5)

@@ -1,7 +1,9 @@
-"""The last layer over pooled tokens alone against the whole of it: training's forward, which stays as it was."""
+"""The last layer over pooled tokens alone against the whole of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,13 +15,32 @@ from torch import Tensor, nn
 from rayclf.config import LoraConfig
 from rayclf.model import last_layer, varlen
 from rayclf.model.adapters import add_lora
+from rayclf.model.checkpointing import enable_checkpointing
 from rayclf.model.network import Network
 from rayclf.model.varlen import PACKING_TYPES
 
 
 def full(network: Network, rows: Any) -> Tensor:
-    """The padded forward with gradients on, which reads all of every layer."""
-    return logits(network, rows, False).detach()
+    """The padded forward that reads all of every layer."""
+    with whole(network):
+        return logits(network, rows, False).detach()
+
+
+@contextmanager
+def whole(network: Network) -> Iterator[None]:
+    """All of every layer is read in this block."""
+    network._short_last, before = False, network._short_last
+    try:
+        yield
+    finally:
+        network._short_last = before
+
+
+def gradients(network: Network, rows: Any, packed: bool) -> dict[str, Tensor]:
+    """Of the sum of squared logits."""
+    network.zero_grad()
+    logits(network, rows, packed).square().sum().backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
 def states_seen(network: Network, rows: Any, packed: bool) -> dict[str, int]:
@@ -55,6 +76,37 @@ def test_the_logits_are_those_of_the_whole_layer(name: str, lora: bool, packed: 
         alone = torch.cat([logits(network, [row], packed) for row in rows])
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("name", sorted(PACKING_TYPES))
+def test_the_gradients_are_those_of_the_whole_layer(name: str, lora: bool, packed: bool) -> None:
+    network, rows = make_network(name), random_rows(LENGTHS)
+    if lora:
+        add_lora(network, LoraConfig(r=4, alpha=16, target_modules="all-linear"))
+        network.eval()
+    got = gradients(network, rows, packed)
+    with whole(network):
+        expected = gradients(network, rows, packed)
+    assert got.keys() == expected.keys()
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 0.1
+    for parameter_name, gradient in expected.items():
+        scale = max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(got[parameter_name] / scale, gradient / scale, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_checkpointing_runs_the_whole_layer_again(name: str, packed: bool) -> None:
+    network, rows = make_network(name), random_rows(LENGTHS)
+    expected = gradients(network, rows, packed)
+    enable_checkpointing(network.train())
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for parameter_name, gradient in gradients(network, rows, packed).items():
+        torch.testing.assert_close(gradient, expected[parameter_name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

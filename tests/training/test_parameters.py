@@ -51,6 +51,7 @@ def test_activations_are_those_that_autograd_saves(
     model = ModelConfig(method=tuning, max_length=LENGTH, lora=lora)  # type: ignore[arg-type]
     config = Config(model=model, train=TrainConfig(batch_size=ROWS, micro_batch_tokens=ROWS * LENGTH))
     shape = read_shape(folder, 3, lora if tuning == "lora" else None)
+    network._short_last = False  # the estimate counts the last layer whole: one layer too many at most
     estimated = activation_bytes(Case(config, shape, 3, 1, "bf16" if bf16 else "fp32"))
     assert 0.8 < estimated / saved_bytes(network, bf16) < 1.3
 

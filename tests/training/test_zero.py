@@ -110,7 +110,7 @@ def train(strategy: Strategy, steps: range, rank: int, kind: str = "full") -> Ru
 
 def same(run: Run, wanted: Run) -> None:
     for part in ("losses", "norms", "weights", "state"):
-        torch.testing.assert_close(getattr(run, part), getattr(wanted, part), atol=1e-5, rtol=1e-6, msg=part_of(part))
+        torch.testing.assert_close(getattr(run, part), getattr(wanted, part), atol=2e-5, rtol=1e-6, msg=part_of(part))
 
 
 def part_of(part: str) -> Any:
@@ -166,6 +166,7 @@ def _together(rank: int, backbone: Path) -> dict[str, Any]:
     for kind in KINDS:
         saw[f"wanted {kind}"] = train(Replicated(network(backbone, kind), settings(kind=kind)), ALL, rank, kind)
     by_module = _add_by_module(network(backbone, "bf16"))
+    by_module._short_last = False  # stage 3 reads all of every layer
     saw["wanted bf16 3"] = train(Replicated(by_module, settings(kind="bf16")), ALL, rank, "bf16")
     start = shared(train(Replicated(network(backbone), settings()), EARLY, rank))
 

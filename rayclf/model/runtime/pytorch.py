@@ -80,13 +80,16 @@ class TorchRuntime:
         return self.network.read_prefix(torch.from_numpy(ids[0][:length].astype(np.int64)).to(self.network.device))
 
 
-def choose_batching(batching: Batching, network: Network) -> bool:
-    """Whether batches are packed: ``auto`` is so on a GPU where the backbone can, since padding is all it saves.
+def choose_batching(batching: Batching, network: Network, *, training: bool = False) -> bool:
+    """Whether batches are packed: ``auto`` is so on a GPU where the backbone can, and in training anywhere.
 
+    On a CPU, batches planned over many rows have hardly any padding to save, those of a training step's few rows have.
     Raises ConfigError for another word, or for ``packed`` with a backbone that cannot.
     """
     if batching not in get_args(Batching):
         raise ConfigError(f"batching {batching}: must be one of {', '.join(get_args(Batching))}")
     if batching == "packed" and not network.packs:
         raise ConfigError(f"batching packed: a backbone of type {network.config.model_type} cannot; use auto or padded")
-    return batching == "packed" or (batching == "auto" and network.device.type == "cuda" and network.packs)
+    return batching == "packed" or (
+        batching == "auto" and network.packs and (training or network.device.type == "cuda")
+    )

@@ -85,7 +85,7 @@ class Case:
 
 def micro_batch_tokens(config: TrainConfig, *, cpu: bool) -> int:
     """``train.micro_batch_tokens`` with its default for the device."""
-    return config.micro_batch_tokens or (512 if cpu else 8192)
+    return config.micro_batch_tokens or (2048 if cpu else 8192)
 
 
 def estimate_memory(case: Case) -> Memory:
