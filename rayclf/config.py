@@ -103,8 +103,9 @@ class ModelConfig(Section):
 
     backbone: str | None = Field(None, description="Local folder or hub id; all-MiniLM-L6-v2 when unset.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
-    method: Literal["auto", "full", "lora", "qlora"] = Field(
-        "auto", description="auto: LoRA on a decoder, full on an encoder; qlora: LoRA on quantised weights."
+    method: Literal["auto", "full", "lora", "qlora", "head"] = Field(
+        "auto",
+        description="auto: LoRA on a decoder, full on an encoder; qlora: LoRA on quantised weights; head: it alone.",
     )
     quantization: Literal["nf4", "int8"] = Field(
         "nf4", description="Of qlora: 4-bit NormalFloat, quantised doubly, or 8-bit."

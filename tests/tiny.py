@@ -210,6 +210,7 @@ def make_classifier(
     kind: ProblemType = ProblemType.MULTICLASS,
     dtype: torch.dtype = torch.float32,
     moved: bool = True,
+    seed: int = 7,
     thresholds: Sequence[float] | None = None,
     lora: LoraConfig = LoraConfig(r=4, alpha=16),  # noqa: B008  # frozen
     quantization: Quantization | None = None,
@@ -217,7 +218,8 @@ def make_classifier(
 ) -> Made:
     """A classifier on the backbone in ``source``, made of the parts that training uses.
 
-    ``tuning="qlora"`` is LoRA on a backbone quantised by ``quantization``, nf4 when unset.
+    ``tuning="qlora"`` is LoRA on a backbone quantised by ``quantization``, nf4 when unset; "head" leaves the backbone
+    as it is.
     """
     space = SPACES[kind]
     if tuning == "qlora":
@@ -225,8 +227,10 @@ def make_classifier(
     network = load_network(source, space, dtype=dtype, seed=3, quantization=quantization, compute_dtype=dtype)
     if tuning == "lora":
         add_lora(network, lora)
+    if tuning == "head":
+        network.backbone.requires_grad_(False)
     if moved:
-        perturb(network)
+        perturb(network, seed=seed)
     network.eval()
     tokenizer = load_tokenizer(source)
     encoding = text_encoding(tokenizer, network.config, ModelConfig(max_length=64))

@@ -124,7 +124,7 @@ class TokenBatch:
     targets: Floats
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)  # many models of one server may each have their own
 def _tokenizer(tokenizer_json: str, max_length: int) -> Tokenizer:
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()

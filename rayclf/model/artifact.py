@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,18 +10,20 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from rayclf.data.tokens import Encoding
 from rayclf.errors import ArtifactError
 from rayclf.model.adapters import load_lora, save_lora
 from rayclf.model.backbone import fetch, load_network, weight_hashes
+from rayclf.model.head import Head, layout_of
 from rayclf.model.info import ArtifactInfo, load_encoding, read_info, verify, write_info
 from rayclf.model.network import Network
 from rayclf.model.quantize import has_bitsandbytes
 from rayclf.model.tensors import refuse_empty, whole_tensors
 
 HEAD = "head.safetensors"
+_OF_LABELS = ("id2label", "label2id", "num_labels", "problem_type")
 
 
 def save_artifact(
@@ -39,7 +42,7 @@ def save_artifact(
     tokenizer.save_pretrained(folder)
     if info.tuning == "lora":
         save_lora(network, folder / "adapter", weights)
-    else:
+    elif info.tuning == "full":
         state = whole_tensors(network.backbone, "backbone.", weights)
         refuse_empty(state)
         network.backbone.save_pretrained(folder / "backbone", state_dict=state)  # type: ignore[operator]
@@ -55,13 +58,57 @@ def load_weights(network: Network, folder: Path, info: ArtifactInfo, *, merge: b
     """Lay an artifact's adapter (frozen unless ``trainable``) and head over a network on the untouched backbone."""
     if info.tuning == "lora":
         load_lora(network, folder / "adapter", merge=merge, trainable=trainable)
+    _fill_head(network.head, folder)
+
+
+def _fill_head(head: Head, folder: Path, assign: bool = False) -> None:
     try:
-        head = safetensors.torch.load_file(folder / HEAD)
-        network.head.load_state_dict(head, strict=True)
+        head.load_state_dict(safetensors.torch.load_file(folder / HEAD), strict=True, assign=assign)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ArtifactError(
             f"{folder / HEAD}: does not hold this classifier's head ({' '.join(str(error).split())[:200]})"
         ) from None
+
+
+def load_head(folder: Path, info: ArtifactInfo) -> Head:
+    """The head alone, on the CPU: what is added for a classifier whose backbone another has loaded already.
+
+    Raises ArtifactError or BackboneError.
+    """
+    config = AutoConfig.from_pretrained(backbone_folder(folder, info), num_labels=len(info.space))
+    with torch.device("meta"):  # of the backbone not even memory is taken
+        model = AutoModelForSequenceClassification.from_config(config)
+        head = Head(model, layout_of(model))
+    _fill_head(head, folder, assign=True)
+    return head.requires_grad_(False).eval()
+
+
+def backbone_folder(folder: Path, info: ArtifactInfo) -> Path:
+    """Where the backbone under the artifact in ``folder`` lies: within, or for adapters and bare heads elsewhere."""
+    return folder / "backbone" if info.tuning == "full" else fetch(info.backbone.id, info.backbone.revision)
+
+
+def pooled_by(folder: Path, info: ArtifactInfo) -> str:
+    """What the pooled states of token ids follow from, as JSON: artifacts for which it is equal differ in heads only.
+
+    That is the SHA-256 of all weights under the head (an adapter's with its settings), the quantisation, the pooling,
+    and the backbone's config but for its labels. Raises BackboneError for a backbone that is not there.
+    """
+    own = {name: digest for name, digest in info.files.items() if name.startswith(("adapter/", "backbone/"))}
+    weights = {Path(name).name: digest for name, digest in own.items() if name.endswith(".safetensors")}
+    adapter = {name: digest for name, digest in own.items() if name.startswith("adapter/")}
+    config = json.loads((backbone_folder(folder, info) / "config.json").read_bytes())
+    return json.dumps(
+        {
+            "weights": weights if info.tuning == "full" else info.backbone.sha256,
+            "adapter": adapter,
+            "quantization": info.quantization,
+            "pooling": info.pooling,
+            "pad_token_id": info.pad_token_id,  # what a row without tokens is read as
+            "config": {name: value for name, value in config.items() if name not in _OF_LABELS},
+        },
+        sort_keys=True,
+    )
 
 
 def load_artifact(
@@ -78,10 +125,11 @@ def load_artifact(
     if check:
         verify(folder, info)
     ref = info.backbone
-    source = folder / "backbone" if info.tuning == "full" else fetch(ref.id, ref.revision)
-    if check and info.tuning == "lora" and weight_hashes(source) != ref.sha256:
+    source = backbone_folder(folder, info)
+    if check and info.tuning != "full" and weight_hashes(source) != ref.sha256:
+        trained = "adapter" if info.tuning == "lora" else "head"
         raise ArtifactError(
-            f"{folder}: its adapter was trained on other weights than those in {source}; give back backbone {ref.id}"
+            f"{folder}: its {trained} was trained on other weights than those in {source}; give back backbone {ref.id}"
         )
     if info.quantization and not has_bitsandbytes():
         raise ArtifactError(f"{folder}: its adapter stands on quantised weights (qlora); install rayclf[qlora]")

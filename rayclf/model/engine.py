@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +22,7 @@ from rayclf.model.artifact import load_artifact
 from rayclf.model.info import ArtifactInfo, find_artifact, read_info
 from rayclf.model.packing import Batching
 from rayclf.model.runtime import Precision, Runtime, RuntimeName
+from rayclf.model.runtime.choice import choose_runtime
 from rayclf.model.runtime.pytorch import TorchRuntime
 
 Message = Mapping[str, Any]
@@ -74,6 +74,7 @@ class Classifier:
         runtime: RuntimeName = "auto",
         max_tokens: int | None = None,
         batching: Batching = "auto",
+        expected_rows: int = 1,
     ) -> Classifier:
         """Load an artifact or a run folder.
 
@@ -82,14 +83,17 @@ class Classifier:
         fits the free memory of a GPU). ``batching`` is how rows share a batch, which changes no logit: ``padded``,
         ``packed`` into one sequence without padding, or ``auto``, packed on a GPU where the backbone can. ``runtime``
         is ``torch``, or ``onnx`` (ONNX Runtime, for encoders on a CPU; the only one with ``int8``); ``auto`` is
-        ``torch`` but for ``int8``. Raises ArtifactError, BackboneError, ConfigError or ResourceError.
+        ``onnx`` for ``int8``, and in float32 where it can be had and ``expected_rows``, about how many are to come, pay
+        for the time that it takes to prepare: from 1,000 on. Raises ArtifactError, BackboneError, ConfigError or
+        ResourceError.
         """
         folder = find_artifact(artifact)
         place = choose_device(device)
         if precision == "auto" and place.type == "cpu":
             precision = "fp32"
         chosen = "int8" if precision == "int8" else choose_precision(precision, place)
-        name = choose_runtime(runtime, place, chosen, read_info(folder).backbone.model_type)
+        rows = expected_rows if batching == "auto" else 1  # a word for PyTorch is a word against another runtime
+        name = choose_runtime(runtime, place, chosen, read_info(folder).backbone.model_type, rows)
         lowered = chosen == "bf16" and not (folder / "backbone").is_dir()
         network, encoding, info = load_artifact(folder, dtype=torch.bfloat16 if lowered else torch.float32)
         network.to(place).eval()
@@ -97,7 +101,12 @@ class Classifier:
             from rayclf.model.runtime.onnx import OnnxRuntime
 
             low: Literal["fp32", "int8"] = "int8" if chosen == "int8" else "fp32"
-            return cls(OnnxRuntime(network, info.pad_token_id, precision=low, max_tokens=max_tokens), encoding, info)
+            try:
+                prepared = OnnxRuntime(network, info.pad_token_id, precision=low, max_tokens=max_tokens)
+                return cls(prepared, encoding, info)
+            except ConfigError:  # what only the network's parts tell, such as an activation that it has not
+                if runtime == "onnx" or low == "int8":
+                    raise
         high: Literal["fp32", "bf16"] = "bf16" if chosen == "bf16" else "fp32"
         ready = TorchRuntime(network, info.pad_token_id, precision=high, max_tokens=max_tokens, batching=batching)
         return cls(ready, encoding, info)
@@ -108,6 +117,13 @@ class Classifier:
         That is a string; or ``(text, text_pair)``, also as ``{"text": …, "text_pair": …}``; or a list of chat messages
         ``{"role": …, "content": …}``, also as its JSON. Raises DataError for what is something else or empty.
         """
+        return self.encoding(self._checked(texts))
+
+    def lengths(self, texts: Sequence[Input]) -> list[int]:
+        """Tokens of each input before it is cut to ``max_length``; raises what :meth:`encode` does."""
+        return self.encoding.lengths(self._checked(texts))
+
+    def _checked(self, texts: Sequence[Input]) -> list[Text]:
         if isinstance(texts, str):
             raise DataError("texts must be a list of strings, not one string; put it in a list")
         form, ready = self.info.reads.form, list[Text]()
@@ -118,7 +134,7 @@ class Classifier:
                 raise DataError(f"text {number} of {len(texts)} {error}") from None
         for position, problem in self.encoding.problems(ready).items():
             raise DataError(f"text {position + 1} of {len(texts)}: {problem}")
-        return self.encoding(ready)
+        return ready
 
     def forward(self, ids: Sequence[Ids]) -> Floats:
         """Raw logits ``[n, K]`` in float32 of token ids, in their order; equal rows are computed once."""
@@ -206,23 +222,6 @@ def choose_device(name: str = "auto") -> torch.device:
         reason = " ".join(str(error).split())[:200]
         raise ResourceError(f"--device {name}: not to be had here; use auto, cpu or cuda ({reason})") from None
     return device
-
-
-def choose_runtime(runtime: RuntimeName, device: torch.device, precision: str, model_type: str) -> RuntimeName:
-    """``torch``, or ``onnx`` where it is asked for or ``int8`` is; raises ConfigError where that cannot be had."""
-    if runtime not in get_args(RuntimeName):
-        raise ConfigError(f"--runtime {runtime}: must be one of {', '.join(get_args(RuntimeName))}")
-    if runtime == "torch" and precision == "int8":
-        raise ConfigError("--precision int8: only --runtime onnx has it")
-    if runtime != "onnx" and precision != "int8":
-        return "torch"
-    if device.type != "cpu":
-        raise ConfigError(f"--runtime onnx, --precision int8: are for a CPU, not for {device.type}")
-    if precision not in ("fp32", "int8"):
-        raise ConfigError(f"--precision {precision}: --runtime onnx knows fp32 and int8; use --runtime torch")
-    if find_spec("onnxruntime") is None or find_spec("onnx") is None:
-        raise ConfigError("--runtime onnx: is not installed; install rayclf[onnx]")
-    return "onnx"
 
 
 def choose_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:

@@ -4,12 +4,13 @@ rayclf.json        what it is: label space, thresholds, temperature, backbone, m
 head.safetensors   the head
 tokenizer.json …   the tokenizer
 adapter/           LoRA in PEFT's layout, the backbone being elsewhere; or
-backbone/          the whole tuned backbone in Transformers' layout
+backbone/          the whole tuned backbone in Transformers' layout; neither where only the head was trained
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from rayclf.errors import ArtifactError, UserError
 from rayclf.labels import LabelSpace
 
 INFO, TOKENIZER = "rayclf.json", "tokenizer.json"
+PLACES = ((), ("artifact",), ("best", "artifact"))  # below an artifact, a run, a search
 _VERSIONED = ("rayclf", "torch", "transformers", "tokenizers", "peft")
 
 
@@ -47,7 +49,7 @@ class ArtifactInfo(BaseModel):
     format: Literal[1] = 1
     label_space: dict[str, Any]
     method: Literal["head"] = "head"
-    tuning: Literal["full", "lora"]
+    tuning: Literal["full", "lora", "head"]
     quantization: Literal["nf4", "int8"] | None = None  # of the backbone that the adapter was trained on
     pooling: Literal["cls", "mean", "last"]
     template: str
@@ -86,10 +88,20 @@ class ArtifactInfo(BaseModel):
         return Encoding(tokenizer_json, self.template, self.max_length, self.chat_template, self.special_tokens)
 
 
-def find_artifact(path: str | os.PathLike[str]) -> Path:
-    """The artifact folder at ``path``, which may also be a run folder or a checkpoint; raises ArtifactError if none."""
+def find_artifact(path: str | os.PathLike[str], fingerprint: str | None = None) -> Path:
+    """The local folder of the artifact at ``path``, which may also be a run folder, a search or a checkpoint.
+
+    One in object storage (s3://, gs://, abfs://) is fetched to the local disk, once; see
+    :func:`rayclf.model.artifact_cache.fetch_artifact`, also for ``fingerprint``. Raises ArtifactError if there is none,
+    StorageError when the storage cannot be used.
+    """
+    if is_remote(path):
+        from rayclf.model.artifact_cache import fetch_artifact
+
+        return fetch_artifact(os.fspath(path), fingerprint)
     folder = storage.local_path(path, "artifact")
-    for candidate in (folder, folder / "artifact", folder / "best" / "artifact"):
+    for place in PLACES:
+        candidate = folder.joinpath(*place)
         if (candidate / INFO).is_file():
             return candidate
     if not folder.exists():
@@ -97,18 +109,32 @@ def find_artifact(path: str | os.PathLike[str]) -> Path:
     raise ArtifactError(f"{os.fspath(path)}: neither an artifact nor a finished run: no {INFO} in it")
 
 
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is an address in object storage, which every node fetches from for itself."""
+    return "://" in os.fspath(path) and not os.fspath(path).startswith("file://")
+
+
 def read_info(folder: Path) -> ArtifactInfo:
     """Read ``rayclf.json``; raises ArtifactError when it is damaged or of a later format."""
     place = folder / INFO
     try:
-        info = ArtifactInfo.model_validate(storage.read_json(place))
+        content = place.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{place}: damaged ({error})") from None
+    return parse_info(content, str(place))
+
+
+def parse_info(content: bytes, place: str) -> ArtifactInfo:
+    """What the ``rayclf.json`` at ``place`` says; raises ArtifactError when it is damaged or of a later format."""
+    try:
+        info = ArtifactInfo.model_validate(json.loads(content))
         if len(info.thresholds) != len(info.space):
             raise ValueError("thresholds and labels differ in number")
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{place}: damaged, or written by a later rayclf ({where}: {first['msg']})") from None
-    except (ValueError, KeyError, TypeError, OSError, UserError) as error:
+    except (ValueError, KeyError, TypeError, UserError) as error:
         raise ArtifactError(f"{place}: damaged ({' '.join(str(error).split())[:200]})") from None
     return info
 
@@ -120,14 +146,17 @@ def write_info(folder: Path, info: ArtifactInfo) -> None:
     storage.write_json(folder / INFO, info.model_dump())
 
 
-def verify(folder: Path, info: ArtifactInfo) -> None:
-    """Compare every file with its recorded SHA-256; raises ArtifactError that names the first that differs."""
+def verify(folder: Path, info: ArtifactInfo, shown: str | None = None) -> None:
+    """Compare every file with its recorded SHA-256; raises ArtifactError that names the first that differs.
+
+    ``shown`` is the folder's name in messages, where it is a copy of another.
+    """
     for name, expected in info.files.items():
-        file = folder / name
+        file, place = folder / name, f"{shown or folder}/{name}"
         if not file.is_file():
-            raise ArtifactError(f"{file}: missing; the artifact is not whole, copy it again")
+            raise ArtifactError(f"{place}: missing; the artifact is not whole, copy it again")
         if storage.sha256(file) != expected:
-            raise ArtifactError(f"{file}: damaged, its SHA-256 is not the recorded one; copy the artifact again")
+            raise ArtifactError(f"{place}: damaged, its SHA-256 is not the recorded one; copy the artifact again")
 
 
 def load_encoding(folder: Path, info: ArtifactInfo) -> Encoding:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from rayclf.cluster import connect, cores, root_cause
 from rayclf.scoring.job import ScoreJob, ScoreOptions, make_job
-from rayclf.scoring.pipeline import Replicas, choose_replicas
-from rayclf.scoring.units import Unit, find_files, look_at, plan_units, rows_a_unit
+from rayclf.scoring.pipeline import Replicas, choose_replicas, look_at_input
+from rayclf.scoring.units import Unit, plan_units, rows_a_unit
 
 _SAMPLES = 4
 _SAMPLE_ROWS = 512
@@ -56,7 +56,7 @@ def forecast(
     """
     import ray
 
-    files = [look_at(path, place) for path, place in find_files(source).items()]
+    files = look_at_input(source)
     job = make_job(artifact, files, "", options)
     total = sum(file.rows for file in files)
     units = plan_units(files, rows_a_unit(total))

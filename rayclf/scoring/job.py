@@ -13,7 +13,7 @@ import pyarrow as pa
 from rayclf import storage
 from rayclf.data.texts import TextSource
 from rayclf.errors import ConfigError
-from rayclf.model.info import INFO, ArtifactInfo, find_artifact, read_info, verify
+from rayclf.model.info import INFO, ArtifactInfo, find_artifact, is_remote, read_info, verify
 from rayclf.model.runtime import Precision, RuntimeName
 from rayclf.scoring.columns import choose_reads, kept_columns
 from rayclf.scoring.units import InputFile
@@ -49,16 +49,18 @@ class ScoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Model:
-    """One artifact of a job; ``prefix`` stands before the names of its columns, and is empty for the first one."""
+    """One artifact of a job: where it is, and the SHA-256 of its ``rayclf.json``, which holds the hashes of all its
+    files; ``prefix`` stands before the names of its columns, and is empty for the first one."""
 
-    folder: Path
+    place: str
+    fingerprint: str
     prefix: str
     info: ArtifactInfo
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of ``rayclf.json``, which holds the hashes of all its files."""
-        return storage.sha256(self.folder / INFO)
+    def folder(self) -> Path:
+        """Its folder on this node, which fetches it where ``place`` is an address in object storage."""
+        return find_artifact(self.place, self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What the processes of a job share. ``threads`` are those of one replica."""
+    """What the processes of a job share. ``rows`` are all of the input's, scored before or not; ``threads`` are those of
+    one replica."""
 
     models: tuple[Model, ...]
     output: str
@@ -87,6 +90,7 @@ class ScoreJob:
     runtime: RuntimeName = "auto"
     threshold: float | None = None
     too_long: TooLong = "cut"
+    rows: int = 0
     threads: int = 1
 
     def settings(self) -> dict[str, Any]:
@@ -130,6 +134,7 @@ def make_job(
         options.get("runtime", "auto"),
         options.get("threshold"),
         options.get("too_long", "cut"),
+        sum(file.rows for file in files),
     )
 
 
@@ -149,7 +154,8 @@ def _check(options: ScoreOptions) -> None:
 def load_models(artifact: str | os.PathLike[str], also: Sequence[str | os.PathLike[str]] = ()) -> tuple[Model, ...]:
     """The artifacts of a job, their files checked; raises ArtifactError, and ConfigError where they do not go together.
 
-    Those after the first are named by their run's or artifact's folder.
+    Those after the first are named by their run's or artifact's folder. Each node fetches those in object storage for
+    itself.
     """
     models = []
     for position, path in enumerate([artifact, *also]):
@@ -157,14 +163,15 @@ def load_models(artifact: str | os.PathLike[str], also: Sequence[str | os.PathLi
         info = read_info(folder)
         verify(folder, info)
         name = folder.parent.name if folder.name == "artifact" else folder.name
-        models.append(Model(folder, f"{name}_" if position else "", info))
+        place = os.fspath(path) if is_remote(path) else str(folder)
+        models.append(Model(place, storage.sha256(folder / INFO), f"{name}_" if position else "", info))
     first = models[0]
     for model in models[1:]:
         name = model.prefix[:-1]
         if model.info.reads.form != first.info.reads.form:
             raise ConfigError(
-                f"--also {model.folder}: reads {model.info.reads.form}, the first artifact {first.info.reads.form}; "
-                "score with it apart"
+                f"--also {storage.shown(model.place)}: reads {model.info.reads.form}, the first artifact "
+                f"{first.info.reads.form}; score with it apart"
             )
         if sum(other.prefix == model.prefix for other in models) > 1:
             raise ConfigError(f"--also: two artifacts are called '{name}'; rename the folder of one")

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
@@ -24,6 +25,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 _WAVE = 10_000  # units that Ray Data is given at once: it keeps some kilobytes for each in the driver
 _FOLDED = 1_000  # commit records that become one file
 _BEAT_S = 10.0
+_AT_ONCE = 16  # files that are looked at
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,17 @@ def score(
     return summary
 
 
-def look_at_input(source: str | os.PathLike[str], manifest: Manifest) -> list[InputFile]:
-    """The input's files; what the plan of an earlier run says of a file that has not changed is not counted again."""
-    saved = (manifest.saved() or {}).get("files", [])
+def look_at_input(source: str | os.PathLike[str], manifest: Manifest | None = None) -> list[InputFile]:
+    """The input's files in their order, 16 looked at at once: there may be many, each some requests to a storage away.
+
+    What the plan of an earlier run, in ``manifest``, says of a file that has not changed is not counted again. Raises
+    DataError for the first file that cannot be read.
+    """
+    saved = ((manifest and manifest.saved()) or {}).get("files", [])
     known = {told["path"]: told for told in saved if isinstance(told, dict)}
-    return [look_at(path, place, known.get(path)) for path, place in find_files(source).items()]
+    found = find_files(source)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(look_at, found, found.values(), map(known.get, found)))
 
 
 def choose_replicas(asked: int | tuple[int, int] | None, gpus: float, units: int) -> Replicas:

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rayclf.model.engine import Classifier
-from rayclf.scoring.job import Model, ScoreJob
+from rayclf.model.shared import forward_together, load_together
+from rayclf.scoring.job import ScoreJob
 from rayclf.scoring.manifest import Manifest
 from rayclf.scoring.output import label_order, result_columns, spread, write_unit
 from rayclf.scoring.reading import TOKENS, UnitReader, from_lists, unpack
@@ -28,14 +28,12 @@ class UnitScorer:
         self.job = job
         self.manifest = Manifest(job.output)
         self.reader = UnitReader(job)
-        self.classifiers = [self._load(model) for model in job.models]
-
-    def _load(self, model: Model) -> Classifier:
-        job = self.job
-        classifier = Classifier.load(model.folder, precision=job.precision, runtime=job.runtime)
+        folders = [model.folder for model in job.models]
+        # Of all rows, not of those that are left: a job that goes on must choose the same runtime.
+        self.classifiers = load_together(folders, precision=job.precision, runtime=job.runtime, expected_rows=job.rows)
         if job.threshold is not None:
-            classifier.calibrate(classifier.info.temperature, [job.threshold] * len(classifier.space))
-        return classifier
+            for classifier in self.classifiers:
+                classifier.calibrate(classifier.info.temperature, [job.threshold] * len(classifier.space))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Score units, read already (``table``) or not, and tell what was done: the commit records, as JSON."""
@@ -71,10 +69,12 @@ class UnitScorer:
         good = np.flatnonzero(errors.is_null().to_numpy())
         tokens = 0
         results: dict[str, pa.Array] = {}
-        for model, classifier, number in zip(self.job.models, self.classifiers, self.reader.encoding_of, strict=True):
-            ids = from_lists(table[f"{TOKENS}{number}"], good)
-            tokens += sum(len(row) for row in ids)
-            probabilities = classifier.to_probabilities(classifier.forward(ids))
+        read = [from_lists(table[f"{TOKENS}{number}"], good) for number in range(len(self.reader.encodings))]
+        ids = [read[number] for number in self.reader.encoding_of]
+        forwards = forward_together(self.classifiers, ids)
+        for model, classifier, rows, logits in zip(self.job.models, self.classifiers, ids, forwards, strict=True):
+            tokens += sum(len(row) for row in rows)
+            probabilities = classifier.to_probabilities(logits)
             found = result_columns(
                 classifier.space, probabilities, classifier.decide(probabilities), self.job.columns, model.prefix
             )

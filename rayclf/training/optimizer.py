@@ -9,10 +9,11 @@ from rayclf.config import TrainConfig
 
 
 def default_learning_rate(method: str, parameters: int) -> float:
-    """Peak rate for a backbone of so many parameters: 2e-4 for adapters (QLoRA, arXiv:2305.14314, table 9), for full
-    tuning the smaller the larger the backbone, from the grids of the BERT and MiniLM papers."""
+    """Peak rate for a backbone of so many parameters: 2e-4 for adapters (QLoRA, arXiv:2305.14314, table 9), 1e-3 for a
+    head alone (Adam's own default, arXiv:1412.6980, algorithm 1), for full tuning the smaller the larger the backbone,
+    from the grids of the BERT and MiniLM papers."""
     if method != "full":
-        return 2e-4
+        return 1e-3 if method == "head" else 2e-4
     return 1e-4 if parameters < 50e6 else 5e-5 if parameters < 200e6 else 2e-5
 
 

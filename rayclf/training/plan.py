@@ -104,7 +104,7 @@ class ModelPlan:
     encoding: Encoding
     learning_rate: float
     parameters: int
-    tuning: Literal["full", "lora", "qlora"]
+    tuning: Literal["full", "lora", "qlora", "head"]
 
 
 def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
@@ -125,7 +125,7 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
     threshold = fixed if space.problem_type is not ProblemType.MULTICLASS else 0.0
     info = ArtifactInfo(
         label_space=space.to_json(),
-        tuning="full" if tuning == "full" else "lora",
+        tuning="lora" if tuning == "qlora" else tuning,
         quantization=model.quantization if tuning == "qlora" else None,
         pooling=about.layout.pooling,
         template=model.template,
@@ -197,7 +197,7 @@ def _least_strategy(settings: Config, plan: ModelPlan, fewest: int, most: int, g
 
     model = settings.model.model_copy(update={"method": plan.tuning})
     labels = len(plan.info.space)
-    shape = read_shape(fetch(model.backbone, model.revision), labels, None if plan.tuning == "full" else model.lora)
+    shape = read_shape(fetch(model.backbone, model.revision), labels, model.lora if "lora" in plan.tuning else None)
     precision = "fp32" if settings.train.precision == "fp32" else "bf16"
     config = settings.model_copy(update={"model": model})
     return resolve_strategy(Case(config, shape, labels, fewest, precision, cpu=False), gpu_memory())

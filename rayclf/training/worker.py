@@ -22,7 +22,7 @@ from rayclf.data.order import EpochOrder
 from rayclf.data.stream import epoch_batches
 from rayclf.data.tokens import TokenBatch
 from rayclf.model.adapters import add_lora
-from rayclf.model.artifact import load_weights, save_artifact
+from rayclf.model.artifact import backbone_folder, load_weights, save_artifact
 from rayclf.model.backbone import fetch, load_network
 from rayclf.model.checkpointing import enable_checkpointing
 from rayclf.model.engine import Classifier, choose_precision
@@ -78,9 +78,9 @@ class Worker:
         return fetch(self.job.config.model.backbone, self.info.backbone.revision)
 
     def _network(self, folder: Path, seed: int = 0) -> Network:
-        adapters = self.info.tuning == "lora"
-        dtype = torch.bfloat16 if adapters and self.precision == "bf16" else torch.float32
-        return load_network(
+        frozen = self.info.tuning != "full"
+        dtype = torch.bfloat16 if frozen and self.precision == "bf16" else torch.float32
+        network = load_network(
             folder,
             self.job.space,
             dtype=dtype,
@@ -90,6 +90,9 @@ class Worker:
             compute_dtype=dtype,
             device=str(self.device),
         )
+        if self.info.tuning == "head":
+            network.backbone.requires_grad_(False)
+        return network
 
     def _fresh(self) -> Network:
         network = self._network(self._source, self.config.seed)
@@ -98,7 +101,7 @@ class Worker:
         return self._ready(network)
 
     def _saved(self, artifact: Path) -> Network:
-        network = self._network(self._source if self.info.tuning == "lora" else artifact / "backbone")
+        network = self._network(backbone_folder(artifact, self.info))
         load_weights(network, artifact, self.info, merge=False, trainable=True)
         return self._ready(network)
 

@@ -15,16 +15,14 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from peak import peak_of
 
 FILES = 8
 WORDS = tuple("ray data model label text train token batch class score file cloud shard graph tensor head".split())  # noqa: SIM905
@@ -108,34 +106,6 @@ def rates(rows: int, rounds: int) -> None:
                 f"ratio {median['plain'] / median['ours']:.2f}",
                 flush=True,
             )
-
-
-def peak_of(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak PSS in MiB of a command with all its children."""
-    began, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        root = psutil.Process(process.pid)
-        while not done.wait(0.5):
-            total = 0
-            for one in [root, *root.children(recursive=True)]:
-                try:
-                    total += one.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            peak = max(peak, total / 2**20)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    code = process.wait()
-    done.set()
-    watcher.join()
-    if code:
-        raise SystemExit(f"{' '.join(command)} ended with {code}")
-    return time.perf_counter() - began, peak
 
 
 def memory(rows: int, times: int, words: int) -> None:

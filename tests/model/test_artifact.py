@@ -447,3 +447,21 @@ def test_quantised_adapter_on_other_weights_is_refused(write_tiny: Callable[...,
     shutil.copytree(write_tiny("llama", seed=2), source)
     with pytest.raises(ArtifactError, match="its adapter was trained on other weights than those in"):
         load(folder)
+
+
+def test_a_head_alone_is_trained_and_comes_back(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = write_tiny("bert")
+    made = make_classifier(source, tuning="head", moved=False)
+    before = made.classifier.probabilities(TEXTS)
+    untouched = {name: tensor.clone() for name, tensor in made.network.backbone.state_dict().items()}
+    train(made)
+    trained = made.classifier.probabilities(TEXTS)
+    assert np.abs(trained - before).max() > 1e-2
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in made.network.backbone.state_dict().items())
+    folder = made.save(tmp_path / "a")
+    names = {f.name for f in folder.rglob("*.safetensors")}
+    assert names == {"head.safetensors"}
+    np.testing.assert_allclose(load(folder).probabilities(TEXTS), trained, atol=1e-5)
+    shutil.rmtree(source)
+    with pytest.raises(BackboneError, match="no such folder"):
+        load(folder)

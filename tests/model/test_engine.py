@@ -310,6 +310,32 @@ def test_an_encoder_by_onnx_runtime(make: Make, tmp_path: Any, precision: Any) -
     assert precision == "fp32" or np.abs(got - exact).max() > 0
 
 
+def test_auto_takes_onnx_runtime_for_many_rows_where_it_can(make: Make, tmp_path: Any) -> None:
+    encoder, decoder = make("bert"), make("llama")
+    for made, options, onnx in (
+        (encoder, {}, True),
+        (encoder, {"expected_rows": 10}, False),
+        (encoder, {"batching": "packed"}, False),
+        (encoder, {"runtime": "torch"}, False),
+        (decoder, {}, False),
+    ):
+        settings = {"expected_rows": 5000, **options}
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        loaded = Classifier.load(made.save(folder), device="cpu", **settings)  # type: ignore[arg-type]
+        assert (type(loaded.runtime).__name__ == "OnnxRuntime") is onnx
+        np.testing.assert_allclose(loaded.probabilities(TEXTS), made.classifier.probabilities(TEXTS), atol=1e-5)
+
+
+def test_auto_is_pytorch_for_an_encoder_that_onnx_runtime_cannot_take(tmp_path: Any) -> None:
+    made = make_classifier(write_backbone(tmp_path / "b", "bert", hidden_act="mish"))
+    folder = made.save(tmp_path / "a")
+    loaded = Classifier.load(folder, device="cpu", expected_rows=5000)
+    np.testing.assert_allclose(loaded.probabilities(TEXTS), made.classifier.probabilities(TEXTS), atol=1e-6)
+    for options in ({"runtime": "onnx"}, {"precision": "int8"}):
+        with pytest.raises(ConfigError, match="no activation 'mish'"):
+            Classifier.load(folder, device="cpu", expected_rows=5000, **options)  # type: ignore[arg-type]
+
+
 def test_a_runtime_that_cannot_be_had_is_told(make: Make, tmp_path: Any) -> None:
     folder = make("llama").save(tmp_path / "a")
     for options, message in (

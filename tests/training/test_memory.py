@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rayclf.config import Config
 from rayclf.training.cost.devices import GIB
+from rayclf.training.cost.estimate import flops_per_token
 from rayclf.training.cost.memory import STRATEGIES, Case, estimate_memory, resolve_strategy, with_fields
 from rayclf.training.cost.parameters import Shape, read_shape
 
@@ -67,9 +68,17 @@ def test_offloading_moves_memory_to_the_host(llama: Shape) -> None:
     assert (optimizer.optimizer, optimizer.weights, both.weights) == (0, kept.weights, 0)
 
 
+def test_a_head_alone_keeps_no_more_than_the_frozen_backbone_and_one_layer(llama: Shape) -> None:
+    whole, head = case(llama), case(llama, model__method="head")
+    found, layers = estimate_memory(head), estimate_memory(with_fields(head, {"train.gradient_checkpointing": True}))
+    assert (found.gradients, found.optimizer) == (4 * llama.head, 8 * llama.head)
+    assert found.activations == layers.activations < estimate_memory(whole).activations / 4
+    assert flops_per_token(head, 256) * 3 == pytest.approx(flops_per_token(whole, 256))
+
+
 @settings(max_examples=60)
 @given(
-    method=st.sampled_from(["full", "lora", "qlora"]),
+    method=st.sampled_from(["full", "lora", "qlora", "head"]),
     workers=st.integers(2, 64),
     tokens=st.integers(256, 2**14),
     precision=st.sampled_from(["bf16", "fp32"]),

@@ -70,4 +70,5 @@ def test_no_group_is_empty() -> None:
 def test_default_rate_falls_with_size_and_is_higher_for_adapters() -> None:
     full = [default_learning_rate("full", size) for size in (10**7, 10**8, 10**9)]
     assert full == sorted(full, reverse=True)
+    assert default_learning_rate("head", 10**9) == 1e-3
     assert all(default_learning_rate("lora", size) == 2e-4 for size in (10**7, 10**9))

@@ -154,6 +154,7 @@ def test_defaults_lie_around_the_default_settings() -> None:
     assert str(space[RATE]) == "2e-05..0.0005"
     assert space[EPOCHS] == Choice((2, 3, 6))
     assert RANK in default_space(DEFAULTS, 1e-4, "qlora")
+    assert RANK not in default_space(DEFAULTS, 1e-3, "head")
     assert default_space(load_config(None, {EPOCHS: 1}), 1e-4, "full")[EPOCHS] == Choice((1, 2))
 
 

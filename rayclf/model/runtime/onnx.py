@@ -28,7 +28,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 OnnxPrecision = Literal["fp32", "int8"]
-DEFAULT_TOKENS = 1024  # of a batch: its activations stay near the core, its weights are read seldom enough
+DEFAULT_TOKENS = 512  # of a batch: its activations stay near the core, its weights are read seldom enough
 
 
 class OnnxRuntime:
@@ -45,7 +45,7 @@ class OnnxRuntime:
     ) -> None:
         """Write the network as an ONNX model, in memory alone, and load it.
 
-        ``pad_token_id`` is what an empty row is read as. ``max_tokens`` bounds the tokens of a batch (1,024 when
+        ``pad_token_id`` is what an empty row is read as. ``max_tokens`` bounds the tokens of a batch (512 when
         unset), ``threads`` the cores that compute (as many as PyTorch takes, when unset). Raises ConfigError for a
         precision that is neither ``fp32`` nor ``int8``, or a network that ONNX Runtime cannot take.
         """

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rayclf.errors import ConfigError
 from rayclf.model.network import Network
-from rayclf.model.runtime.onnx_graph import IR_VERSION, MICROSOFT, MICROSOFT_OPSET, OPSET, Graph
+from rayclf.model.runtime.onnx_graph import IR_VERSION, MICROSOFT, MICROSOFT_OPSET, OPSET, Graph, as_array
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def build(network: Network, *, int8: bool = False, weight_levels: int = 127) -> 
     head: Any = network.head
     pooled = hidden
     if isinstance(head.dense, nn.Linear):
-        pooled = graph.linear(pooled, [head.dense], float32=True)
+        pooled = graph.linear(pooled, head.dense, float32=True)
         pooled = graph.activation(pooled, str(network.layout.activation))
-    logits = graph.linear(pooled, [head.out], float32=True)
+    logits = graph.linear(pooled, head.out, float32=True)
     graph.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT32, ["rows", "length"]) for n in ("ids", "positions")]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", config.num_labels])]
@@ -122,7 +122,7 @@ def _embed(graph: Graph, backbone: Any) -> str:
     hidden = graph.norm(summed, tables.LayerNorm)
     if (project := getattr(backbone, "embeddings_project", None)) is not None:  # ELECTRA's embeddings may be narrower
         narrow = graph.op("Reshape", hidden, graph.constant(np.asarray([-1, project.in_features])))
-        hidden = graph.linear(narrow, [project], float32=True)
+        hidden = graph.linear(narrow, project, float32=True)
     return hidden
 
 
@@ -134,22 +134,20 @@ def _layer(
     def part(path: str) -> Any:
         return attrgetter(path)(layer)
 
-    query, key, value = part(paths.query), part(paths.key), part(paths.value)
-    width = int(config.hidden_size)
+    query, key, value, out = (part(path) for path in (paths.query, paths.key, paths.value, paths.attended))
+    k, v = (graph.op("Reshape", graph.linear(x, layer, bias=False), grid) for layer in (key, value))
     if last:
-        first = graph.op("Gather", graph.op("Reshape", x, grid), graph.constant(np.asarray(0)), axis=1)
-        both = graph.linear(x, [key, value])
-        q = graph.op("Reshape", graph.linear(first, [query]), graph.constant(np.asarray([-1, 1, width])))
-        k, v = graph.op("Split", both, outputs=2, axis=1, num_outputs=2)
-        x = first
+        x = graph.op("Gather", graph.op("Reshape", x, grid), graph.constant(np.asarray(0)), axis=1)
+        q = graph.op("Reshape", graph.linear(x, query), graph.constant(np.asarray([-1, 1, int(config.hidden_size)])))
     else:
-        q, k, v = graph.op("Split", graph.linear(x, [query, key, value]), outputs=3, axis=1, num_outputs=3)
-        q = graph.op("Reshape", q, grid)
-    k, v = (graph.op("Reshape", part, grid) for part in (k, v))
+        q = graph.op("Reshape", graph.linear(x, query), grid)
     heads = int(config.num_attention_heads)
     mixed = graph.op("MultiHeadAttention", q, k, v, domain=MICROSOFT, num_heads=heads)
-    attended = graph.linear(graph.op("Reshape", mixed, flat), [part(paths.attended)])
+    # A key's bias adds the same to all scores of a query, which the softmax takes away again; a value's bias comes out
+    # of attention as it is, since weights sum to one, and so is added after the next layer.
+    bias = as_array(out.bias) + as_array(out.weight) @ as_array(value.bias)
+    attended = graph.linear(graph.op("Reshape", mixed, flat), out, bias=bias)
     x = graph.norm(graph.op("Add", x, attended), part(paths.attention_norm))
     name = getattr(config, "hidden_act", None) or config.activation
-    inner = graph.activation(graph.linear(x, [part(paths.up)]), name)
-    return graph.norm(graph.op("Add", x, graph.linear(inner, [part(paths.down)])), part(paths.norm))
+    inner = graph.activation(graph.linear(x, part(paths.up)), name)
+    return graph.norm(graph.op("Add", x, graph.linear(inner, part(paths.down))), part(paths.norm))

@@ -7,7 +7,6 @@ are not vectorised. So the graph is run without those fusions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from rayclf.errors import ConfigError
+from rayclf.labels import Floats
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 OPSET, MICROSOFT_OPSET, IR_VERSION = 20, 1, 9  # Gelu came with opset 20
@@ -27,7 +27,8 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "tanh": ("Tanh", {}),
 }
-_ZERO_POINT = 128  # of activations: unsigned 8 bits with the zero in the middle, so symmetric
+_LOWEST = {"Relu": 0.0, "Gelu": -0.1701}  # no output is below
+_BELOW = 16  # levels of such outputs for what is below zero
 
 
 class Graph:
@@ -39,6 +40,8 @@ class Graph:
         self.weight_levels = weight_levels
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[TensorProto] = []
+        self._quantized: dict[str, tuple[str, str, str]] = {}
+        self._lowest: dict[str, float] = {}
 
     def op(self, name: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
         """One node; a list of names where it has several ``outputs``."""
@@ -53,28 +56,21 @@ class Graph:
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
-    def linear(self, x: str, layers: Sequence[nn.Module], *, float32: bool = False) -> str:
-        """``[T, width]`` through linear layers side by side: their outputs joined, ``[T, sum of widths]``.
+    def linear(self, x: str, layer: nn.Module, *, bias: bool | Floats = True, float32: bool = False) -> str:
+        """``[T, width]`` through a linear layer; ``bias`` is whether to add its own, or what to add instead.
 
-        Raises ConfigError for what is not a plain linear layer, such as one with an adapter beside it.
+        In 8 bits ``x`` is quantised once for all layers that read it. Raises ConfigError for what is not a plain linear
+        layer, such as one with an adapter beside it.
         """
-        for layer in layers:
-            if type(layer) is not nn.Linear:
-                kind = f"{type(layer).__module__}.{type(layer).__name__}"
-                raise ConfigError(
-                    f"--runtime onnx: reads plain linear layers, not {kind} (adapters and quantised weights are such); "
-                    "use --runtime torch"
-                )
-        plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        weight = np.concatenate([layer.weight.detach().float().cpu().numpy() for layer in plain]).T
-        bias = np.concatenate(
-            [np.zeros(n.out_features, np.float32) if n.bias is None else _array(n.bias) for n in plain]
-        )
+        plain = require_linear(layer)
+        weight = np.ascontiguousarray(as_array(plain.weight).T)
+        added = (plain.bias is not None and as_array(plain.bias)) if bias is True else bias
         if self.int8 and not float32:
-            return self._linear_int8(x, weight, bias)
-        return str(self.op("Gemm", x, self.constant(np.ascontiguousarray(weight)), self.constant(bias)))
+            product = self._product_int8(x, weight)
+            return product if added is False else str(self.op("Add", product, self.constant(added)))
+        return str(self.op("Gemm", x, self.constant(weight), *([] if added is False else [self.constant(added)])))
 
-    def _linear_int8(self, x: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> str:
+    def _product_int8(self, x: str, weight: Floats) -> str:
         """8-bit weights with a scale for each output, 8-bit activations with a scale for each token.
 
         A token's own scale, found as it comes (as in LLM.int8(), Dettmers et al. 2022), keeps more than one for the
@@ -82,23 +78,39 @@ class Graph:
         """
         scales = np.maximum(np.abs(weight).max(axis=0) / self.weight_levels, np.finfo(np.float32).tiny)
         levels = np.rint(weight / scales).astype(np.int8)
-        axis = self._once("last_axis", [-1])  # two reductions are faster than a pass of Abs and one
-        top, bottom = (self.op(reduce, x, axis, keepdims=1) for reduce in ("ReduceMax", "ReduceMin"))
-        largest = self.op("Max", top, self.op("Neg", bottom), self._once("tiny", np.float32(1e-30)))
-        scale = self.op("Mul", largest, self._once("per_level", np.float32(1 / 127)))
-        flat = self.op("Reshape", scale, self._once("flat", [-1]))
-        zeros = self.op("Expand", self._once("zero_point", np.uint8(_ZERO_POINT)), self.op("Shape", flat))
-        rounded = self.op("QuantizeLinear", x, flat, zeros, axis=0)
+        if x not in self._quantized:
+            self._quantized[x] = self._quantize(x)
+        rounded, scale, zero = self._quantized[x]
         product = self.op(
             "MatMulIntegerToFloat",
             rounded,
             self.constant(levels),
             self._once("one", np.float32(1)),
             self.constant(scales.astype(np.float32)),
-            self._once("zero_point", np.uint8(_ZERO_POINT)),
+            zero,
             domain=MICROSOFT,
         )
-        return str(self.op("Add", self.op("Mul", product, scale), self.constant(bias)))
+        return str(self.op("Mul", product, scale))
+
+    def _quantize(self, x: str) -> tuple[str, str, str]:
+        """Tokens ``[T, width]`` as unsigned 8 bits, their scales ``[T, 1]``, and the level that stands for zero.
+
+        The scale is a token's largest value by the levels above zero: half of all, or nearly all where ``x`` comes from
+        an activation that hardly goes below zero. There the scale is never so small that its lowest value is cut off.
+        """
+        axis = self._once("last_axis", [-1])
+        top = self.op("ReduceMax", x, axis, keepdims=1)
+        if (lowest := self._lowest.get(x)) is None:  # two reductions are faster than a pass of Abs and one
+            zero, levels, least = 128, 127, 1e-30
+            top = self.op("Max", top, self.op("Neg", self.op("ReduceMin", x, axis, keepdims=1)))
+        else:
+            zero, levels, least = _BELOW, 255 - _BELOW, max(-lowest / _BELOW, 1e-30)
+        scale = self.op("Mul", top, self._once(f"per_level_{levels}", np.float32(1 / levels)))
+        scale = self.op("Max", scale, self._once(f"least_{least}", np.float32(least)))
+        flat = self.op("Reshape", scale, self._once("flat", [-1]))
+        point = self._once(f"zero_{zero}", np.uint8(zero))
+        zeros = self.op("Expand", point, self.op("Shape", flat))
+        return str(self.op("QuantizeLinear", x, flat, zeros, axis=0)), str(scale), point
 
     def norm(self, x: str, layer: nn.LayerNorm) -> str:
         """Layer normalisation over the last axis."""
@@ -112,7 +124,10 @@ class Graph:
             known = ", ".join(ACTIVATIONS)
             raise ConfigError(f"--runtime onnx: has no activation '{name}' (knows {known}); use --runtime torch")
         op, attributes = ACTIVATIONS[name]
-        return str(self.op(op, x, **attributes))
+        found = str(self.op(op, x, **attributes))
+        if op in _LOWEST:
+            self._lowest[found] = _LOWEST[op]
+        return found
 
     def _once(self, name: str, value: npt.ArrayLike) -> str:
         """A small constant that many nodes share."""
@@ -122,5 +137,17 @@ class Graph:
         return name
 
 
-def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
+def require_linear(layer: nn.Module) -> nn.Linear:
+    """The same layer; raises ConfigError unless it is a plain linear one."""
+    if type(layer) is nn.Linear:
+        return layer
+    kind = f"{type(layer).__module__}.{type(layer).__name__}"
+    raise ConfigError(
+        f"--runtime onnx: reads plain linear layers, not {kind} (adapters and quantised weights are such); "
+        "use --runtime torch"
+    )
+
+
+def as_array(tensor: Tensor) -> Floats:
+    """A tensor as float32 on the CPU."""
     return tensor.detach().float().cpu().numpy()

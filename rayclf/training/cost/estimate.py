@@ -86,7 +86,7 @@ class Estimate:
         shape = self.shape
         kept = ("backbone", "method", "strategy", "precision", "gpus", "labels", "micro_batch_tokens", "epochs", "rows")
         parameters = {"backbone": shape.backbone, "head": shape.head, "trained": self.trained}
-        if self.method != "full":
+        if "lora" in self.method:
             parameters["adapters"] = shape.adapters
         return {
             **{name: getattr(self, name) for name in kept},
@@ -146,7 +146,7 @@ def estimate(
     about = find_device(device, workers)
     shape = read_shape(folder, labels)
     method = settings.model.method if settings.model.method != "auto" else "lora" if shape.decoder else "full"
-    if method != "full":
+    if "lora" in method:
         shape = read_shape(folder, labels, settings.model.lora)
     precision = about.precision(settings.train.precision)
     case = Case(settings, shape, labels, workers, precision, about.is_cpu)
@@ -191,14 +191,18 @@ def flops_per_token(case: Case, length: float) -> float:
 
     6 a parameter in full tuning: 2 forward, 4 backward (Kaplan et al., arXiv:2001.08361, section 2.1). 4 where weights
     are frozen, whose own gradient is not taken, and 6 for each of the adapters. 2 more when activations are computed
-    again. Parameters are those that a token is multiplied with: no embeddings, of experts only the chosen ones.
+    again. Where only the head is trained, 2: nothing goes backward. Parameters are those that a token is multiplied
+    with: no embeddings, of experts only the chosen ones.
     Attention adds 4 · width · length a layer and pass, twice as much backward, half of it in a decoder,
     which looks only back.
     """
     shape, again = case.shape, case.config.train.gradient_checkpointing
-    full = case.config.model.method == "full"
+    method = case.config.model.method
+    full, passes = method == "full", 1 if method == "head" else 3 + again
     matrices = (6 if full else 4) * shape.active + (0 if full else 6 * shape.adapters) + 2 * again * shape.active
-    attention = (3 + again) * 4 * shape.attention * length * shape.layers * (0.5 if shape.decoder else 1)
+    if method == "head":
+        matrices = 2 * shape.active
+    attention = passes * 4 * shape.attention * length * shape.layers * (0.5 if shape.decoder else 1)
     return matrices + attention
 
 

@@ -110,7 +110,7 @@ def estimate_memory(case: Case) -> Memory:
             host, gradients = host + gradients, 0
     if zero == 3 and offload == "parameters":
         host, weights = host + weights, 0
-    cast = shape.linear if method == "full" else shape.adapters
+    cast = {"full": shape.linear, "head": 0}.get(method, shape.adapters)
     if zero and config.train.gradient_checkpointing:  # without autocast's cache, of the layer at work alone
         cast //= shape.layers
     return Memory(
@@ -132,6 +132,8 @@ def _weights(case: Case) -> int:
         return 4 * (shape.backbone + shape.head)
     width = 2 if case.precision == "bf16" else 4
     own = 4 * (shape.adapters + shape.head)
+    if model.method == "head":
+        return width * shape.backbone + 4 * shape.head
     if model.method == "lora":
         return width * shape.backbone + own
     quantised = _NF4 if model.quantization == "nf4" else 1
@@ -141,11 +143,14 @@ def _weights(case: Case) -> int:
 def activation_bytes(case: Case) -> int:
     """What all layers save for the backward pass of one micro-batch, plus embeddings and the last norm.
 
-    With gradient checkpointing that is each layer's input, and all of one layer, which is computed again.
+    With gradient checkpointing that is each layer's input, and all of one layer, which is computed again. Where only
+    the head is trained nothing is saved; the layer at work is all there is.
     """
     shape, tokens = case.shape, case.tokens
     stream = 2 if case.precision == "bf16" and case.config.model.method != "full" else 4
     layer = layer_bytes(case)
+    if case.config.model.method == "head":
+        return tokens * (layer + 3 * 4 * shape.hidden)
     kept = (
         stream * shape.hidden * shape.layers + layer
         if case.config.train.gradient_checkpointing
@@ -193,7 +198,7 @@ def _buffers(case: Case, trained: int) -> int:
     working = case.tokens * (width * 3 * shape.block.widest // 2 + 4 * 2 * shape.hidden)
     if model.method == "qlora":
         working += 2 * width * shape.largest_matrix
-    if not full and model.lora.dora:
+    if "lora" in model.method and model.lora.dora:
         working += 2 * 4 * shape.largest_matrix
     if full:
         working += 4 * shape.largest  # the gradient of a matrix before it is added to what has been summed up

@@ -79,7 +79,7 @@ class Shape:
 
     def trained(self, method: str) -> int:
         """Parameters that the optimizer changes."""
-        return self.head + (self.backbone if method == "full" else self.adapters)
+        return self.head + {"full": self.backbone, "head": 0}.get(method, self.adapters)
 
 
 def find_config(backbone: str | None, revision: str | None = None) -> Path:

@@ -48,7 +48,7 @@ def _how(value: Any, words_of_number: str) -> str:
 
 def _tuning(info: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     model = config.get("model") or {}
-    method = model.get("method") if model.get("method") in ("lora", "qlora", "full") else info.get("tuning")
+    method = model.get("method") if model.get("method") in ("lora", "qlora", "full", "head") else info.get("tuning")
     told = [str(method)]
     if method == "qlora":
         told.append(str(model.get("quantization", "nf4")))

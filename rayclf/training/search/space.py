@@ -79,7 +79,7 @@ def default_space(settings: Config, learning_rate: float, tuning: str) -> dict[s
     """The learning rate around ``learning_rate``, the rank where ``tuning`` trains adapters, fewer and more epochs."""
     epochs = settings.train.epochs
     space: dict[str, Domain] = {RATE: Range(learning_rate / _RATE_FACTOR, learning_rate * _RATE_FACTOR)}
-    if tuning != "full":
+    if "lora" in tuning:
         space[RANK] = Choice(_RANKS)
     return space | {EPOCHS: Choice(tuple(sorted({max(1, round(epochs / 2)), epochs, 2 * epochs})))}
 
@@ -93,8 +93,8 @@ def read_space(search: Iterable[str], settings: Config, tuning: str) -> dict[str
             raise ConfigError(f"--search {text}: {path} is given twice; join both into one")
         space[path] = domain
     methods = space.get("model.method")
-    if tuning == "full" and methods is None and any(path.startswith("model.lora.") for path in space):
-        raise ConfigError("--search model.lora: this backbone is tuned whole, without adapters; set model.method=lora")
+    if "lora" not in tuning and methods is None and any(path.startswith("model.lora.") for path in space):
+        raise ConfigError("--search model.lora: this backbone is tuned without adapters; set model.method=lora")
     return space
 
 

@@ -1,0 +1,37 @@
+"""Training of the head alone through Ray Train: the backbone stays what it was, and classifiers share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import rayclf
+from rayclf.demo.lessons import data_file
+from rayclf.model.backbone import weight_hashes
+from rayclf.model.info import read_info
+from rayclf.model.shared import HeadRuntime, load_together
+
+TEXTS = ["Which organelle makes ATP?", "What is the verdict of the court?"]
+
+
+def test_a_frozen_backbone(cluster: None, backbone: Callable[[str], Path], tmp_path: Path) -> None:
+    run = rayclf.train(
+        data_file("questions.csv"),
+        tmp_path / "probe",
+        backbone=str(backbone("bert")),
+        overrides={"model.method": "head", "train.precision": "fp32", "train.learning_rate": 0.02, "train.epochs": 4},
+    )
+    info = read_info(run.artifact)
+    assert (info.tuning, run.config.model.method) == ("head", "head")
+    assert info.backbone.sha256 == weight_hashes(backbone("bert"))
+    assert [f.name for f in run.artifact.rglob("*.safetensors")] == ["head.safetensors"]
+    losses = [event["loss"] for event in run.events if event["kind"] == "step"]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert "head" in (run.folder / "report.html").read_text()
+    pair = load_together([run.artifact, run.artifact])
+    assert all(isinstance(classifier.runtime, HeadRuntime) for classifier in pair)
+    expected = rayclf.Classifier.load(run.artifact).probabilities(TEXTS)
+    for classifier in pair:
+        np.testing.assert_allclose(classifier.probabilities(TEXTS), expected, atol=1e-5)

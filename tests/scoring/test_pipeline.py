@@ -1,0 +1,47 @@
+"""How an input is looked at before its units are scored."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_folder import begin, write_input
+
+from rayclf.errors import DataError
+from rayclf.scoring import pipeline
+from rayclf.scoring.pipeline import look_at_input
+from rayclf.scoring.units import InputFile, look_at
+
+
+def test_files_are_looked_at_at_once_and_stay_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+
+    def look(*told: Any) -> InputFile:
+        both.wait(20)  # breaks unless two files are looked at at the same time
+        return look_at(*told)
+
+    monkeypatch.setattr(pipeline, "look_at", look)
+    files = look_at_input(write_input(tmp_path / "in"))
+    assert [(file.source, file.rows) for file in files] == [("a.jsonl", 1100), ("b.jsonl", 600)]
+
+
+def test_what_a_plan_says_of_an_unchanged_file_is_not_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_input(tmp_path / "in")
+    manifest, _ = begin(source, tmp_path / "out")
+    looked: list[str] = []
+    monkeypatch.setattr("rayclf.scoring.units.index_jsonl", lambda path: looked.append(path))
+    files = look_at_input(source, manifest)
+    assert [file.rows for file in files] == [1100, 600]
+    assert looked == []
+
+
+def test_the_first_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "in")
+    for name in ("b.jsonl", "c.jsonl"):
+        (source / name).write_text("")
+    with pytest.raises(DataError, match="b.jsonl: holds no rows"):
+        look_at_input(source)
