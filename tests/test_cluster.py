@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rayclf.cluster import native_stderr_to, root_cause
-from rayclf.errors import ArtifactError, RayclfError
+from rayclf.cluster import connect, native_stderr_to, root_cause
+from rayclf.errors import ArtifactError, RayclfError, ResourceError
 
 
 class TrainingFailed(Exception):
@@ -32,6 +32,17 @@ def test_anything_else_is_one_line() -> None:
     assert type(found) is RayclfError
     assert str(found) == "scoring failed: ValueError: what"
     assert str(root_cause(ValueError(), "scoring")) == "scoring failed: ValueError"
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*_: object, **__: object) -> None:
+        raise RuntimeError("The node died\nwith a long story")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ResourceError, match=r"^Ray did not start on this machine.*\(The node died with a long story\)$"):
+        connect()
 
 
 def test_native_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
