@@ -14,6 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rayclf.client import AsyncClient as AsyncClient
+    from rayclf.client import Client as Client
+    from rayclf.client import ClientError as ClientError
     from rayclf.config import Config as Config
     from rayclf.config_file import load_config as load_config
     from rayclf.data.dataset import Dataset as Dataset
@@ -42,7 +45,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "client",
     "Classifier": "model.engine",
+    "Client": "client",
+    "ClientError": "client",
     "Config": "config",
     "Dataset": "data.dataset",
     "Forecast": "scoring.forecast",

@@ -50,7 +50,7 @@ def connect() -> None:
             ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
         except Exception as error:  # Ray has no error of its own for it; it gives its parts 15 s to answer each other
             reason = " ".join(str(error).split())[:300]
-            raise ResourceError(f"Ray did not start on this machine; is it busy, or full? Try again ({reason})") from error
+            raise ResourceError(f"Ray did not start on this machine; is it very busy? ({reason})") from error
     if callable(on_stop) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has just put a handler there that aborts the process
     token = Path.home() / ".ray" / "auth_token"

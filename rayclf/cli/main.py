@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from rayclf.cli import data, demo, evaluate, export, info, plan, predict, score, serve, train, tune
+from rayclf.cli import data, demo, deploy, evaluate, export, info, keys, plan, predict, runs, score, serve, train, tune
 from rayclf.errors import RayclfError
 
 app = typer.Typer(
@@ -32,6 +32,10 @@ app.command("predict")(predict.predict)
 app.command("info")(info.info)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
+app.command("deploy")(deploy.deploy)
+app.add_typer(deploy.app, name="deployments")
+app.add_typer(keys.app, name="keys")
+app.add_typer(runs.app, name="runs")
 app.command("export")(export.export)
 
 

@@ -79,8 +79,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What the processes of a job share. ``rows`` are all of the input's, scored before or not; ``threads`` are those of
-    one replica."""
+    """What the processes of a job share. ``rows`` are all of the input's, scored before or not; ``threads`` are those
+    of one replica."""
 
     models: tuple[Model, ...]
     output: str

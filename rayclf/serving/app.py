@@ -1,116 +1,229 @@
-"""The Ray Serve application: HTTP in, batches to the classifier, answers out."""
+"""The Ray Serve application: an HTTP ingress, and the models in its own process or in replicas that scale to zero.
 
-import asyncio
+With the models in the ingress' process a request crosses no process but Serve's proxy: fastest. Apart, replicas of
+models may go to zero while the ingress, which needs no GPU, stays and holds the requests that wake them; and several
+versions of the models may share the requests, so that one replaces the other without a request lost.
+"""
+
+from __future__ import annotations
+
 import hashlib
-import hmac
-import os
-from pathlib import Path
-from typing import Annotated, Any
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from ray import serve
+from ray.serve import metrics as ray_metrics
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.deployment import Deployment
+from ray.serve.handle import DeploymentHandle
 
 import rayclf
-from rayclf.data.texts import Form
-from rayclf.data.tokens import Ids
-from rayclf.errors import DataError
-from rayclf.labels import Floats
-from rayclf.model.engine import Classifier, Input
-from rayclf.model.runtime import Precision
-from rayclf.serving.protocol import ClassifyRequest, ClassifyResponse, error_line, plain_inputs, respond
+from rayclf.serving.access import open_log
+from rayclf.serving.answer import Answer, Endpoint
+from rayclf.serving.autoscale import Gauge, Scaling
+from rayclf.serving.batching import BatchReport
+from rayclf.serving.keys import KeyStore
+from rayclf.serving.limits import Limits
+from rayclf.serving.metrics import Metrics
+from rayclf.serving.remote import RemoteModels, Version, VersionHeader
+from rayclf.serving.settings import Settings as Settings
+from rayclf.serving.settings import models_from, plain_models
 
-KEY_VARIABLE = "RAYCLF_API_KEY"
-_DIGEST_VARIABLE = "RAYCLF_API_KEY_SHA256"  # of the replica's own process
-_MOST_TEXTS, _WAIT_S = 64, 0.005
-_FIRST: dict[Form, Input] = {
-    "text": "ready",
-    "pair": ("ready", "ready"),
-    "messages": [{"role": "user", "content": "ready"}],
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from rayclf.model.engine import Input
+
+_ONGOING = 1000  # requests of a replica at once; the batcher refuses what would wait too long
+_SHARED: dict[str, Any] = {
+    "max_ongoing_requests": _ONGOING,
+    "health_check_period_s": 10,
+    "graceful_shutdown_timeout_s": 30.0,  # for the requests that a replica still has when it is to go
+    "max_surge_percent": 25,  # a new replica is there before an old one goes
 }
-
-api = FastAPI(title="rayclf", version=rayclf.__version__, description="Text classification by a fine-tuned model.")
-_bearer = HTTPBearer(auto_error=False, description=f"The key in {KEY_VARIABLE}, where the server was given one.")
+_DOORS = ("schedule", "key_store", "key_digest", "limits", "access_log", "wake_timeout_s")  # what the ingress goes by
 
 
-@api.exception_handler(RequestValidationError)
-async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-    """What is wrong with a request, on one line."""
-    return JSONResponse({"detail": error_line(error.errors())}, 422)
+class Models:
+    """A replica that holds models; ready once the first of them has classified a text."""
 
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        self.metrics, self.gauge = Metrics(ray_metrics), Gauge()
+        self.gauge.begin()  # it is not idle while it loads
+        self.local = await _load(settings, self.metrics, self.gauge)
+        self.gauge.end()
 
-def digest(key: str) -> str:
-    """What a replica is given of the key: Ray stores, and may log, what its processes are started with."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def check_key(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-    """Refuse a request without the server's key, if it has one; compared in constant time."""
-    expected = os.environ.get(_DIGEST_VARIABLE, "")
-    token = given.credentials if given else ""
-    if expected and not hmac.compare_digest(digest(token), expected):
-        raise HTTPException(
-            401, "missing or wrong API key; send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
-        )
-
-
-@serve.deployment(max_ongoing_requests=200, health_check_period_s=10)
-@serve.ingress(api)
-class Endpoint:
-    """One replica: a classifier behind the HTTP routes. It counts as ready once it has classified a text."""
-
-    def __init__(self, artifact: str, model: str, precision: Precision, threads: int, key_digest: str) -> None:
-        os.environ[_DIGEST_VARIABLE] = key_digest
-        torch.set_num_threads(threads)
-        self.classifier = Classifier.load(artifact, precision=precision)
-        self.model = model
-        self.classifier.logits([_FIRST[self.classifier.info.reads.form]])
-
-    @api.post("/v1/classify", response_model_exclude_none=True, dependencies=[Depends(check_key)])
-    async def classify(self, request: ClassifyRequest) -> ClassifyResponse:
-        """Classify texts: the most probable label, the labels that hold, and a probability for each label."""
+    async def answer(self, inputs: Sequence[Input], model: str | None, truncate: bool) -> Answer:
+        """See :class:`~rayclf.serving.answer.Endpoint`."""
+        answer: Answer
+        self.gauge.begin()
         try:
-            ids = await asyncio.to_thread(self.classifier.encode, plain_inputs(request))
-        except DataError as error:  # a form that this classifier does not read, or refused by its chat template
-            raise HTTPException(422, f"inputs: {error}") from None
-        logits = np.stack(await asyncio.gather(*(self._forward(row) for row in ids)))
-        return respond(self.classifier, self.model, request, logits, [len(row) for row in ids])
+            answer = await self.local.answer(inputs, model, truncate=truncate)
+        finally:
+            self.gauge.end()
+        return answer
 
-    @serve.batch(max_batch_size=_MOST_TEXTS, batch_wait_timeout_s=_WAIT_S)  # type: ignore[untyped-decorator]
-    async def _forward(self, ids: list[Ids]) -> list[Floats]:
-        """Texts of all requests that wait, in one go; a thread computes, so that health checks are answered."""
-        return list(await asyncio.to_thread(self.classifier.forward, ids))
-
-    @api.get("/v1/model", dependencies=[Depends(check_key)])
-    async def about(self) -> dict[str, Any]:
-        """What is served: labels, problem type, thresholds, backbone, and the metrics it was measured with."""
-        info = self.classifier.info
-        metrics = {part: {k: v for k, v in m.items() if isinstance(v, float | int)} for part, m in info.metrics.items()}
-        return {
-            "model": self.model,
-            **info.label_space,
-            "thresholds": info.thresholds,
-            "input": info.reads.form,
-            "max_length": info.max_length,
-            "backbone": info.backbone.id,
-            "metrics": metrics,
-        }
-
-    @api.get("/health")
-    async def health(self) -> dict[str, str]:
-        """Answers when the replica is ready to classify."""
-        return {"status": "ok"}
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks for what :class:`~rayclf.serving.autoscale.Scaling` goes by."""
+        return self.gauge.read()
 
 
-def application(
-    artifact: Path, model: str, *, precision: Precision = "auto", threads: int = 1, gpu: bool = False
-) -> serve.Application:
+@serve.ingress()
+class Ingress:
+    """HTTP in, answers out."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, *handles: DeploymentHandle
+    ) -> None:
+        self.settings, self.metrics = settings, Metrics(ray_metrics)
+        self.remote: RemoteModels | None = None
+        self.models: Endpoint
+        if handles:
+            wait = Limits.from_settings(settings.limits).request_timeout_s
+            self.models = self.remote = RemoteModels(wait + (settings.wake_timeout_s if settings.sleeps else 0))
+        else:
+            self.models = await _load(settings, self.metrics)
+
+    def reconfigure(self, told: Mapping[str, Any]) -> None:
+        """Take the versions and shares of :func:`_shares`; Serve calls it at the start and when they change."""
+        assert self.remote is not None
+        self.remote.use([_version(**each) for each in told["versions"]])
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The HTTP application, which Serve asks for once the models are there."""
+        from rayclf.serving.guarded import Guarded
+        from rayclf.serving.http import make_api
+        from rayclf.serving.keyring import Keyring
+        from rayclf.serving.schedule import Schedule
+
+        told = self.settings
+        limits = Limits.from_settings(told.limits)
+        store = KeyStore(told.key_store) if told.key_store else None
+        keyring = Keyring(store, told.key_digest, required=bool(store or told.key_digest))
+        schedule = Schedule.parse(told.schedule) if told.schedule else None
+        guarded = Guarded(self.models, limits, schedule, self.metrics)
+        api = make_api(guarded, keyring, limits, self.metrics, open_log(told.access_log))
+        api.add_middleware(VersionHeader)
+        return api
+
+
+async def _load(settings: Settings, metrics: Metrics, gauge: Gauge | None = None) -> Any:
+    import torch
+
+    from rayclf.serving.local import LocalModels
+
+    torch.set_num_threads(settings.threads)
+
+    def report(batch: BatchReport) -> None:
+        metrics.batch(batch)
+        if gauge is not None:
+            gauge.batch(batch.queue_seconds, batch.compute_seconds)
+
+    local = LocalModels(
+        settings.models,
+        max_models=settings.max_models,
+        timeout_s=Limits.from_settings(settings.limits).request_timeout_s,
+        settings={"precision": settings.precision, "runtime": settings.runtime},
+        report=report,
+    )
+    await local.start()
+    assert local.batcher is not None
+    metrics.watch(lambda: local.batcher.counters, local.host.counters)  # type: ignore[union-attr]
+    return local
+
+
+@dataclass(frozen=True)
+class Part:
+    """A version in an application: its number, what it serves, and the percentage of requests that it gets."""
+
+    number: str
+    settings: Settings
+    share: float = 100.0
+
+
+def application(settings: Settings) -> serve.Application:
     """The application that ``serve.run`` and ``serve deploy`` take."""
-    options = {"num_gpus": 1} if gpu else {"num_cpus": 1}
-    key = os.environ.get(KEY_VARIABLE, "")
-    endpoint = Endpoint.options(ray_actor_options=options)  # type: ignore[attr-defined]
-    return endpoint.bind(str(artifact), model, precision, threads, digest(key) if key else "")
+    if settings.apart or settings.sleeps:
+        return versioned([Part("", settings)], settings)
+    return _ingress().options(ray_actor_options=_resources(settings)).bind(settings)
+
+
+def versioned(parts: Sequence[Part], doors: Settings) -> serve.Application:
+    """One ingress before several versions, the first of which is the main one; keys, limits and schedule are those of
+    ``doors``. Run again with others it changes what differs: versions of the same number go on untouched, and the
+    ingress takes new shares without a restart."""
+    front = _ingress().options(ray_actor_options={"num_cpus": 0}, user_config=_shares(parts))
+    if parts[0].number:
+        told = json.dumps([doors.plain()[name] for name in _DOORS] + [doors.sleeps])
+        front = _pinned(front, hashlib.sha256(told.encode()).hexdigest()[:12])
+    return front.bind(doors, *(_models(part) for part in parts))
+
+
+def from_config(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config file: ``import_path: rayclf.serving.app:from_config`` and :class:`Settings` as
+    its ``args``. Raises ConfigError for an unknown one."""
+    return application(Settings.from_plain(args))
+
+
+def _ingress() -> Deployment:
+    return serve.deployment(Ingress).options(name="Ingress", **_SHARED)
+
+
+def _models(part: Part) -> serve.Application:
+    settings = part.settings
+    models = serve.deployment(Models).options(
+        name=_deployment(part.number),
+        autoscaling_config=_scaling(settings),
+        ray_actor_options=_resources(settings),
+        **_SHARED,
+    )
+    return (_pinned(models, part.number) if part.number else models).bind(settings)
+
+
+def _scaling(settings: Settings) -> AutoscalingConfig:
+    least, most = settings.replicas
+    quiet_s = settings.inactive_timeout_s
+    policy = {"least": least, "inactive_timeout_s": quiet_s, "schedule": settings.schedule}
+    return AutoscalingConfig(
+        min_replicas=0 if settings.sleeps else least,
+        initial_replicas=max(least, 1),  # a version has to load before it gets requests
+        max_replicas=most,
+        upscale_delay_s=2,
+        downscale_delay_s=max(quiet_s, 30.0),
+        downscale_to_zero_delay_s=0,  # the policy has waited already
+        look_back_period_s=2,
+        metrics_interval_s=1,
+        policy=AutoscalingPolicy(policy_function=Scaling, policy_kwargs=policy),
+    )
+
+
+def _resources(settings: Settings) -> dict[str, float]:
+    return {"num_gpus": settings.gpus} if settings.gpus else {"num_cpus": 1}
+
+
+def _pinned(deployment: Deployment, version: str) -> Deployment:
+    """Say that the replicas of the same version need no restart. Serve does this for config files by a hash of them,
+    and else restarts all replicas of an application at each change; the argument is its own, hence its mark."""
+    return deployment.options(version=f"{rayclf.__version__}-{version}", _internal=True)
+
+
+def _deployment(number: str) -> str:
+    return f"Models-v{number}" if number else "Models"
+
+
+def _shares(parts: Sequence[Part]) -> dict[str, Any]:
+    """What the ingress has to know of the versions, as JSON."""
+    told = [{"number": p.number, "models": plain_models(p.settings.models), "share": p.share} for p in parts]
+    return {"versions": told}
+
+
+def _version(number: str, models: Mapping[str, str] | str, share: float) -> Version:
+    handle = serve.get_deployment_handle(_deployment(number))  # of this application
+
+    async def ask(inputs: list[Input], model: str | None, truncate: bool) -> Answer:
+        answer: Answer = await handle.answer.remote(inputs, model, truncate)
+        return answer
+
+    return Version(number, models_from(models), ask, share)

@@ -12,6 +12,7 @@ from rayclf.config import Config
 from rayclf.data.weights import label_weights
 from rayclf.metrics import metrics_of
 from rayclf.own_metrics import check_choice, check_room, load_metrics
+from rayclf.training.heartbeat import beating
 from rayclf.training.job import Job
 from rayclf.training.plan import ModelPlan, check_loss, choose_workers, find_data, plan_model, resolve_settings
 from rayclf.training.resume import check_same, go_on, interrupted, prepared_folder
@@ -97,22 +98,23 @@ def train(
     from rayclf.training.journal import open_journal
 
     try:
-        dataset = found.write(run.folder, settings, on_event)
-        job = Job(
-            config=resolved.model_copy(
-                update={"train": resolved.train.model_copy(update={"strategy": cluster.strategy})}
-            ),
-            space=found.space,
-            encoding=plan.encoding,
-            info=plan.info.model_dump(),
-            learning_rate=plan.learning_rate,
-            dataset=dataset.folder,
-            rows=dataset.rows,
-            journal=open_journal(run.folder),
-            weights=label_weights(settings.train.class_weights, found.counts["train"], found.space),
-            own=own,
-        )
-        fit(run, job, cluster, on_event)
+        with beating(run.folder):
+            dataset = found.write(run.folder, settings, on_event)
+            job = Job(
+                config=resolved.model_copy(
+                    update={"train": resolved.train.model_copy(update={"strategy": cluster.strategy})}
+                ),
+                space=found.space,
+                encoding=plan.encoding,
+                info=plan.info.model_dump(),
+                learning_rate=plan.learning_rate,
+                dataset=dataset.folder,
+                rows=dataset.rows,
+                journal=open_journal(run.folder),
+                weights=label_weights(settings.train.class_weights, found.counts["train"], found.space),
+                own=own,
+            )
+            fit(run, job, cluster, on_event)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         run.write_status(state="stopped" if stopped else "failed", error=None if stopped else str(error), ended=now())

@@ -1,6 +1,6 @@
 """The run folder: one training job on disk, readable without the process that writes it.
 
-config.yaml  labels.json  status.json  metrics.jsonl  samples.jsonl  checkpoints/  artifact/
+config.yaml  labels.json  status.json  heartbeat.json  metrics.jsonl  samples.jsonl  checkpoints/  artifact/
 predictions.parquet  curves.json  mistakes.json  report.html  charts/  data/ with dataset.json
 """
 

@@ -1,26 +1,44 @@
-"""The endpoint over real HTTP: answers, refusals, keys."""
+"""The endpoint over real HTTP: answers, refusals, keys, several models, a schedule, and what is told of requests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+from tiny import Made
 
 import rayclf
 from rayclf.demo.lessons import free_port
-from rayclf.errors import ResourceError, UserError
+from rayclf.errors import OutputError, ResourceError, UserError
+from rayclf.labels import ProblemType
+from rayclf.serving.keys import KeyStore
 
 KEY = "a-key-for-the-test"
 
 
 @pytest.fixture(scope="module")
-def client(encoder_run: rayclf.Run) -> Iterator[httpx.Client]:
-    """A client, with its key, of the served encoder run."""
+def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "access.jsonl"
+
+
+@pytest.fixture(scope="module")
+def client(encoder_run: rayclf.Run, log_file: Path) -> Iterator[httpx.Client]:
+    """A client, with its key, of the served encoder run, on loopback with ``keys``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYCLF_API_KEY", KEY)
-        with rayclf.serve(encoder_run.artifact, port=free_port(), model="questions") as server:
+        patch.setenv("RAYCLF_ACCESS_LOG", str(log_file))
+        patch.setenv("RAYCLF_HOME", str(log_file.parent))
+        with rayclf.serve(encoder_run.artifact, port=free_port(), model="questions", keys=True) as server:
             headers = {"authorization": f"Bearer {KEY}"}
             with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
                 yield client
@@ -56,33 +74,74 @@ def test_requests_at_once_are_batched_and_not_mixed_up(client: httpx.Client) -> 
     assert [answer["results"][0]["score"] for answer in together] == pytest.approx(alone, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"inputs": []},
-        {"inputs": [""]},
-        {"inputs": ["  "]},
-        {"inputs": "text"},
-        {"inputs": [1]},
-        {"inputs": ["a"] * 1025},
-        {"inputs": ["a"], "top_k": 0},
-        {"inputs": ["a"], "output": "magic"},
-        {"inputs": ["a"], "unknown": 1},
-    ],
-    ids=lambda body: str(body)[:40],
-)
-def test_wrong_requests_are_422(client: httpx.Client, body: dict[str, object]) -> None:
-    assert client.post("/v1/classify", json=body).status_code == 422
+def error(answer: httpx.Response, status: int, code: str) -> str:
+    """The message of an error in the one shape."""
+    assert answer.status_code == status, answer.text
+    found = answer.json()["error"]
+    assert (set(found), found["code"]) == ({"code", "message", "request_id"}, code)
+    assert found["request_id"] == answer.headers["x-request-id"]
+    return str(found["message"])
+
+
+def test_wrong_requests_have_one_shape(client: httpx.Client) -> None:
+    assert "inputs" in error(client.post("/v1/classify", json={"inputs": [""]}), 422, "invalid")
+    assert "unknown" in error(client.post("/v1/classify", json={"inputs": ["a"], "unknown": 1}), 422, "invalid")
+    assert "none" in error(client.post("/v1/classify", json={"inputs": ["a"], "model": "none"}), 404, "not_found")
+    error(client.post("/v1/classify", content="{", headers={"content-type": "application/json"}), 400, "bad_request")
+    error(client.get("/nowhere"), 404, "not_found")
+    error(client.post("/v1/classify", content=b"x" * 11_000_000), 413, "too_large")
 
 
 def test_the_key_is_asked_for(client: httpx.Client) -> None:
     body = {"inputs": ["What is a cell?"]}
     for headers in ({"authorization": ""}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}):
         answer = client.post("/v1/classify", json=body, headers=headers)
-        assert answer.status_code == 401
+        error(answer, 401, "unauthorized")
         assert KEY not in answer.text
-    assert client.get("/v1/model", headers={"authorization": "Bearer wrong"}).status_code == 401
+    for path in ("/v1/model", "/metrics"):
+        error(client.get(path, headers={"authorization": "Bearer wrong"}), 401, "unauthorized")
+
+
+def test_every_protocol(client: httpx.Client) -> None:
+    text = "What is a cell?"
+    native = client.post("/v1/classify", json={"inputs": [text]}).json()["results"][0]
+    form = client.post("/v1/classification", json={"input": text}).json()["data"][0]
+    assert (form["label"], max(form["probs"])) == (native["label"], pytest.approx(native["score"]))
+    vllm = client.post("/classify", json={"input": text}).json()["data"][0]
+    assert (vllm["label"], max(vllm["probs"])) == (native["label"], pytest.approx(native["score"]))
+    tei = client.post("/predict", json={"inputs": text}).json()[0]
+    assert (tei["label"], tei["score"]) == (native["label"], pytest.approx(native["score"]))
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}
+    kserve = client.post("/v2/models/questions/infer", json={"inputs": [tensor]}).json()
+    assert kserve["outputs"][0]["data"] == [native["label"]]
+
+
+def test_metrics_and_the_log_tell_of_a_request(client: httpx.Client, log_file: Path) -> None:
+    secret = "What is a cell that nobody may read of?"
+    answer = client.post("/v1/classify", json={"inputs": [secret]}, headers={"x-request-id": "seen-again"})
+    assert answer.headers["x-request-id"] == "seen-again"
+    text = client.get("/metrics").text
+    found = {s.name for family in text_string_to_metric_families(text) for s in family.samples if s.value > 0}
+    assert {"rayclf_requests_total", "rayclf_queue_seconds_count", "rayclf_cold_start_seconds_count"} <= found
+    lines = [json.loads(line) for line in log_file.read_text().splitlines()]
+    (line,) = [line for line in lines if line["request_id"] == "seen-again"]
+    assert (line["route"], line["status"], line["model"], line["inputs"]) == ("/v1/classify", 200, "questions", 1)
+    assert (line["key"], line["tokens"]) == ("environment", answer.json()["usage"]["tokens"])
+    for told in (text, log_file.read_text()):
+        assert secret not in told
+        assert KEY not in told
+
+
+def test_ray_has_the_metrics_of_the_replica(client: httpx.Client) -> None:
+    client.post("/v1/classify", json={"inputs": ["What is a cell?"]})
+    node = ray.nodes()[0]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = 'ray_rayclf_requests_total{.*deployment="Ingress".*model="questions"'
+    for _ in range(60):  # replicas tell their node every few seconds
+        if re.search(wanted, httpx.get(url, timeout=30).text):
+            return
+        time.sleep(1)
+    raise AssertionError("Ray shows no metric of the replica")
 
 
 def test_health_model_and_the_api_page(client: httpx.Client) -> None:
@@ -91,6 +150,9 @@ def test_health_model_and_the_api_page(client: httpx.Client) -> None:
     assert about["problem_type"] == "multiclass"
     assert about["metrics"]["test"]["accuracy"] > 0
     assert client.get("/docs").status_code == 200
+    page = client.get("/", headers={"authorization": ""})
+    assert "<title>rayclf</title>" in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self' 'sha256-")
     schema = client.get("/openapi.json").json()
     assert "/v1/classify" in schema["paths"]
     assert "inputs" in schema["components"]["schemas"]["ClassifyRequest"]["properties"]
@@ -105,3 +167,49 @@ def test_beyond_loopback_a_key_is_needed(encoder_run: rayclf.Run, monkeypatch: p
     monkeypatch.delenv("RAYCLF_API_KEY", raising=False)
     with pytest.raises(UserError, match="RAYCLF_API_KEY"):
         rayclf.serve(encoder_run.artifact, host="0.0.0.0")  # refused
+
+
+def test_a_log_that_cannot_be_written_shows_before_ray_starts(
+    encoder_run: rayclf.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAYCLF_ACCESS_LOG", str(tmp_path / "none" / "log"))
+    with pytest.raises(OutputError, match="RAYCLF_ACCESS_LOG"):
+        rayclf.serve(encoder_run.artifact)
+
+
+def test_a_folder_of_models_with_keys_of_a_store_in_and_out_of_its_schedule(
+    cluster: None, make: Callable[..., Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYCLF_API_KEY", raising=False)
+    monkeypatch.setenv("RAYCLF_HOME", str(tmp_path / "home"))
+    store = KeyStore()
+    _, whole = store.create("whole")
+    _, part = store.create("part", ["flags"])
+    models = tmp_path / "models"
+    made = {"topics": make("bert"), "flags": make("bert", kind=ProblemType.MULTILABEL)}
+    for name, one in made.items():
+        one.save(models / name)
+    body = {"inputs": ["A cell!"]}
+    with (
+        rayclf.serve(models, port=free_port(), keys=True, max_models=1, schedule="always") as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        error(client.post("/v1/classify", json=body), 401, "unauthorized")
+        for name, one in made.items():
+            answer = client.post("/v1/classify", json={**body, "model": name}, headers={"x-api-key": whole}).json()
+            expected = one.classifier.predict(["A cell!"])[0]
+            assert (answer["model"], answer["results"][0]["label"]) == (name, expected.label)
+            assert answer["results"][0]["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+        limited = {"x-api-key": part}
+        assert [one["id"] for one in client.get("/v1/models", headers=limited).json()["data"]] == ["flags"]
+        error(client.post("/v1/classify", json={**body, "model": "topics"}, headers=limited), 403, "forbidden")
+        shutil.copytree(models / "topics", models / "late")  # found without a restart
+        late = client.post("/v1/classify", json={**body, "model": "late"}, headers={"x-api-key": whole})
+        assert late.json()["model"] == "late"
+
+    shut = datetime.now(UTC) + timedelta(days=3)
+    with rayclf.serve(models / "topics", port=free_port(), schedule=f"{shut:%a} 08:00-09:00 UTC") as server:
+        answer = httpx.post(f"{server.url}/v1/classify", json=body, timeout=60)
+        assert f"opens {shut:%a %Y-%m-%d} 08:00 UTC" in error(answer, 503, "closed")
+        assert 86_400 < int(answer.headers["retry-after"]) < 4 * 86_400
+        assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rayclf.serving.protocol import MAX_CHARACTERS, ClassifyRequest, error_line, plain_inputs
+from rayclf.serving.protocol import MAX_CHARACTERS, ClassifyRequest, error_line, plain
 
 CHAT = [{"role": "user", "content": "Hi", "name": "x"}, {"role": "assistant", "content": None, "tool_calls": [{}]}]
 
 
 def test_the_three_forms() -> None:
     request = ClassifyRequest(inputs=["a", ["b", "c"], CHAT])  # type: ignore[list-item]
-    assert plain_inputs(request) == ["a", ("b", "c"), [CHAT[0], {"role": "assistant", "tool_calls": [{}]}]]
+    assert plain(request.inputs) == ["a", ("b", "c"), [CHAT[0], {"role": "assistant", "tool_calls": [{}]}]]
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,18 @@ def test_the_three_forms() -> None:
 def test_what_is_wrong_is_told_on_one_line(inputs: Any, line: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ClassifyRequest.model_validate({"inputs": inputs})
+    assert error_line(caught.value.errors()) == line
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("a\nb", "a b: Extra inputs are not permitted"),
+        ("x" * 10_000, f"{'x' * 500}…: Extra inputs are not permitted"),
+    ],
+    ids=["line break", "long"],
+)
+def test_a_line_can_be_sent_whatever_the_field_is_called(field: str, line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ClassifyRequest.model_validate({"inputs": ["a"], field: 1})
     assert error_line(caught.value.errors()) == line
