@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 from fastapi import APIRouter, FastAPI
 from starlette.testclient import TestClient
 from tiny import Made
@@ -55,3 +56,12 @@ def message(response: Any, status: int = 422) -> str:
     """What an error says."""
     assert response.status_code == status, response.text
     return str(response.json()["error"]["message"])
+
+
+def error(answer: httpx.Response, status: int, code: str) -> str:
+    """The message of an error in the one shape."""
+    assert answer.status_code == status, answer.text
+    found = answer.json()["error"]
+    assert (set(found), found["code"]) == ({"code", "message", "request_id"}, code)
+    assert found["request_id"] == answer.headers["x-request-id"]
+    return str(found["message"])

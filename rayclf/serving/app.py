@@ -104,7 +104,7 @@ class Ingress:
         keyring = Keyring(store, told.key_digest, required=bool(store or told.key_digest))
         schedule = Schedule.parse(told.schedule) if told.schedule else None
         guarded = Guarded(self.models, limits, schedule, self.metrics)
-        api = make_api(guarded, keyring, limits, self.metrics, open_log(told.access_log))
+        api = make_api(guarded, keyring, limits, self.metrics, open_log(told.access_log), tell_id=False)
         api.add_middleware(VersionHeader)
         return api
 

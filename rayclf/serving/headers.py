@@ -67,11 +67,12 @@ class Headers:
 
     The id is the client's ``X-Request-ID`` when it is 1 to 128 harmless characters, else a new one; it is in
     ``scope["state"]["request_id"]``. ``policies`` has Content-Security-Policies by path, on top of those for ``/docs``
-    and ``/redoc``; other HTML gets :func:`page_policy`, and all else may load nothing.
+    and ``/redoc``; other HTML gets :func:`page_policy`, and all else may load nothing. Without ``tell_id`` the answer's
+    header is left to a proxy that writes it, as Ray Serve's does.
     """
 
-    def __init__(self, app: ASGIApp, policies: Mapping[str, str] | None = None) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, policies: Mapping[str, str] | None = None, tell_id: bool = True) -> None:
+        self.app, self.tell_id = app, tell_id
         self.policies = {"/docs": _DOCS_POLICY, "/redoc": _DOCS_POLICY} | dict(policies or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +95,8 @@ class Headers:
                 wanted = (*_SECURITY, (b"content-security-policy", policy.encode()))
                 headers = [(name, value) for name, value in headers if name != b"x-request-id"]
                 headers += [(name, value) for name, value in wanted if name not in present]
-                message = {**message, "headers": [*headers, (b"x-request-id", request_id)]}
+                headers += [(b"x-request-id", request_id)] if self.tell_id else []
+                message = {**message, "headers": headers}
             await send(message)
 
         await self.app(scope, receive, with_headers)
@@ -170,11 +172,13 @@ def guard(app: ASGIApp, limits: Limits | None = None, policies: Mapping[str, str
     return Headers(BodyLimit(app, limits.max_body_bytes, limits.body_timeout_s), policies)
 
 
-def install(app: FastAPI, limits: Limits | None = None, policies: Mapping[str, str] | None = None) -> None:
+def install(
+    app: FastAPI, limits: Limits | None = None, policies: Mapping[str, str] | None = None, tell_id: bool = True
+) -> None:
     """The same for a FastAPI application, whose other middleware must be added before."""
     limits = limits or Limits()
     app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
-    app.add_middleware(Headers, policies=policies)
+    app.add_middleware(Headers, policies=policies, tell_id=tell_id)
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

@@ -27,11 +27,14 @@ def make_api(
     limits: Limits,
     metrics: Metrics,
     access_log: logging.Logger | None = None,
+    *,
+    tell_id: bool = True,
 ) -> FastAPI:
     """The application in front of ``endpoint``, which should be a :class:`~rayclf.serving.guarded.Guarded` one.
 
     Everything but the testing page, the API's description and health asks for a key, where the keyring does. Each
-    request is counted in ``metrics`` and, with an ``access_log``, written there.
+    request is counted in ``metrics`` and, with an ``access_log``, written there. ``tell_id`` is that of
+    :class:`~rayclf.serving.headers.Headers`.
     """
     app = FastAPI(title="rayclf", version=rayclf.__version__, description="Text classification by fine-tuned models.")
     error_handlers.install(app)
@@ -55,7 +58,7 @@ def make_api(
         """The testing page."""
         return HTMLResponse(PAGE)
 
-    headers.install(app, limits, {"/": POLICY})
+    headers.install(app, limits, {"/": POLICY}, tell_id)
     app.add_middleware(Access, metrics=metrics, log=access_log)  # the last is the outermost
     return app
 

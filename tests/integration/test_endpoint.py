@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 import ray
+from fake_endpoint import error
 from prometheus_client.parser import text_string_to_metric_families
-from tiny import Made
 
 import rayclf
 from rayclf.demo.lessons import free_port
 from rayclf.errors import OutputError, ResourceError, UserError
-from rayclf.labels import ProblemType
-from rayclf.serving.keys import KeyStore
 
 KEY = "a-key-for-the-test"
 
@@ -72,15 +68,6 @@ def test_requests_at_once_are_batched_and_not_mixed_up(client: httpx.Client) -> 
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda text: client.post("/v1/classify", json={"inputs": [text]}).json(), texts))
     assert [answer["results"][0]["score"] for answer in together] == pytest.approx(alone, abs=1e-5)
-
-
-def error(answer: httpx.Response, status: int, code: str) -> str:
-    """The message of an error in the one shape."""
-    assert answer.status_code == status, answer.text
-    found = answer.json()["error"]
-    assert (set(found), found["code"]) == ({"code", "message", "request_id"}, code)
-    assert found["request_id"] == answer.headers["x-request-id"]
-    return str(found["message"])
 
 
 def test_wrong_requests_have_one_shape(client: httpx.Client) -> None:
@@ -175,41 +162,3 @@ def test_a_log_that_cannot_be_written_shows_before_ray_starts(
     monkeypatch.setenv("RAYCLF_ACCESS_LOG", str(tmp_path / "none" / "log"))
     with pytest.raises(OutputError, match="RAYCLF_ACCESS_LOG"):
         rayclf.serve(encoder_run.artifact)
-
-
-def test_a_folder_of_models_with_keys_of_a_store_in_and_out_of_its_schedule(
-    cluster: None, make: Callable[..., Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAYCLF_API_KEY", raising=False)
-    monkeypatch.setenv("RAYCLF_HOME", str(tmp_path / "home"))
-    store = KeyStore()
-    _, whole = store.create("whole")
-    _, part = store.create("part", ["flags"])
-    models = tmp_path / "models"
-    made = {"topics": make("bert"), "flags": make("bert", kind=ProblemType.MULTILABEL)}
-    for name, one in made.items():
-        one.save(models / name)
-    body = {"inputs": ["A cell!"]}
-    with (
-        rayclf.serve(models, port=free_port(), keys=True, max_models=1, schedule="always") as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
-    ):
-        error(client.post("/v1/classify", json=body), 401, "unauthorized")
-        for name, one in made.items():
-            answer = client.post("/v1/classify", json={**body, "model": name}, headers={"x-api-key": whole}).json()
-            expected = one.classifier.predict(["A cell!"])[0]
-            assert (answer["model"], answer["results"][0]["label"]) == (name, expected.label)
-            assert answer["results"][0]["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
-        limited = {"x-api-key": part}
-        assert [one["id"] for one in client.get("/v1/models", headers=limited).json()["data"]] == ["flags"]
-        error(client.post("/v1/classify", json={**body, "model": "topics"}, headers=limited), 403, "forbidden")
-        shutil.copytree(models / "topics", models / "late")  # found without a restart
-        late = client.post("/v1/classify", json={**body, "model": "late"}, headers={"x-api-key": whole})
-        assert late.json()["model"] == "late"
-
-    shut = datetime.now(UTC) + timedelta(days=3)
-    with rayclf.serve(models / "topics", port=free_port(), schedule=f"{shut:%a} 08:00-09:00 UTC") as server:
-        answer = httpx.post(f"{server.url}/v1/classify", json=body, timeout=60)
-        assert f"opens {shut:%a %Y-%m-%d} 08:00 UTC" in error(answer, 503, "closed")
-        assert 86_400 < int(answer.headers["retry-after"]) < 4 * 86_400
-        assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
