@@ -1,0 +1,88 @@
+"""What a training step of an encoder costs on a CPU: processor time of steps made in different ways, by turns.
+
+    taskset -c 0 python tests/benchmarks/step.py TRAIN [--max-length 256] [--steps 14]
+
+All ways take 32 rows a step, through the same loop, loss and fused AdamW, in one thread and one process:
+
+- ``random``: as the Hugging Face Trainer makes a step by default, one padded batch of rows as they come, dropout 0.1;
+- ``grouped``: the same over rows of like length (``group_by_length``);
+- ``padded``: rows as they come, no dropout, padded micro-batches of rows of like length;
+- ``packed``: one behind the other instead, and ``rayclf``: of the last layer only the tokens that are pooled, too.
+
+Processor time and not the clock's, since it is what stays the same when other programs run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from rayclf.config import TrainConfig
+from rayclf.data.rows import read_labelled
+from rayclf.data.tokens import TokenBatch
+from rayclf.labels import dense_targets
+from rayclf.model.backbone import fetch, load_network
+from rayclf.training.losses import TrainingLoss
+from rayclf.training.step import micro_batches, train_step
+from rayclf.training.strategies import Replicated
+
+_ROWS, _WHOLE = 32, 10**6
+# tokens of a micro-batch, packed, dropout, the last layer short, rows of like length
+_WAYS: dict[str, tuple[int, bool, float, bool, bool]] = {
+    "random": (_WHOLE, False, 0.1, False, False),
+    "grouped": (_WHOLE, False, 0.1, False, True),
+    "padded": (512, False, 0.0, False, False),
+    "packed": (2048, True, 0.0, False, False),
+    "rayclf": (2048, True, 0.0, True, False),
+}
+
+
+def main() -> None:
+    """Take the steps by turns and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train")
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=14)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = read_labelled(args.train)
+    space, folder, config = found.space, fetch(None), TrainConfig()
+    wanted = _ROWS * (args.steps + 2)  # two to warm up
+    table = found.table.take(np.random.default_rng(0).permutation(found.table.num_rows)[:wanted])
+    targets = dense_targets(table["positive"].combine_chunks(), table["unknown"].combine_chunks(), len(space))
+    encoded = AutoTokenizer.from_pretrained(folder)(
+        table["text"].to_pylist(), truncation=True, max_length=args.max_length
+    )
+    ids: list[Any] = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
+    alike = sorted(range(len(ids)), key=lambda place: len(ids[place]))
+    mixed = np.random.default_rng(1).permutation(args.steps + 2)
+    loss = TrainingLoss.on(torch.device("cpu"), space.problem_type, config, None)
+    strategies = {}
+    for name, (_, _, dropout, short, _) in _WAYS.items():
+        network = load_network(folder, space, seed=0, dropout=dropout).train()
+        network._short_last = network._short_last and short
+        strategies[name] = Replicated(network, config)
+    seconds: dict[str, list[float]] = {name: [] for name in _WAYS}
+    for step in range(args.steps + 2):
+        for name, (tokens, packed, _, _, grouped) in _WAYS.items():
+            first = _ROWS * (mixed[step] if grouped else step)
+            rows = alike[first : first + _ROWS] if grouped else list(range(first, first + _ROWS))
+            batch = TokenBatch(np.asarray(rows), [ids[row] for row in rows], targets[rows])
+            began = time.process_time()
+            micros = micro_batches(batch, tokens, 0, packed)
+            train_step(strategies[name], micros, loss, learning_rate=1e-5, device=torch.device("cpu"))
+            seconds[name].append(time.process_time() - began)
+    totals = {name: sum(times[2:]) for name, times in seconds.items()}
+    print(f"{np.mean([len(row) for row in ids]):.1f} tokens a row")
+    for name, total in totals.items():
+        told = ", ".join(f"{totals[peer] / total:.2f} x {peer}" for peer in ("random", "grouped"))
+        print(f"{name:8} {1000 * total / args.steps:7.0f} ms a step, rows a second {told}")
+
+
+if __name__ == "__main__":
+    main()
