@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rayclf.cli import deploy
+from rayclf.cli import deploy, show
 from rayclf.errors import ConfigError
 from rayclf.serving import deployments
 from rayclf.serving.rollout import Deployment, VersionStatus
@@ -35,13 +35,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
 
         return call
 
+    monkeypatch.setattr(show.console, "width", 200)  # of no terminal it is what the first test found
     for name in ("deploy", "promote", "rollback", "status", "delete", "list_deployments", "restore"):
         monkeypatch.setattr(deployments, name, fake(name))
     return told
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, words)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
