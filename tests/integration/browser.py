@@ -112,9 +112,10 @@ class Browser:
     ) -> None:
         try:
             self._call("Browser.close")
-        except (OSError, RuntimeError):
+            self._process.wait(_WAIT_S)
+        except (OSError, RuntimeError, subprocess.TimeoutExpired):
             self._process.kill()
-        self._process.wait(_WAIT_S)
+            self._process.wait()
         os.close(self._to)
         os.close(self._from)
 
