@@ -24,6 +24,7 @@ from rayclf.data.texts import TextSource
 from rayclf.data.weights import LabelCounts
 from rayclf.errors import DataError, LabelError
 from rayclf.labels import LabelSpace
+from rayclf.storage_errors import shown
 
 RECORD = "dataset.json"
 LABELS = "labels.json"
@@ -104,7 +105,7 @@ class Dataset:
         except (ValidationError, ValueError, KeyError, TypeError, OSError, LabelError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"{storage.shown(place)}: damaged, or written by a later rayclf ({reason}); prepare the data again"
+                f"{shown(place)}: damaged, or written by a later rayclf ({reason}); prepare the data again"
             ) from None
         return cls(os.fspath(folder), record, space)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayclf.data.survey import Survey
-from rayclf.storage import shown
+from rayclf.storage_errors import shown
 
 _EXAMPLES = 5
 

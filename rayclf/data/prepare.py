@@ -41,6 +41,7 @@ from rayclf.data.survey import Survey, Tables, reject_counts, survey
 from rayclf.data.weights import LabelCounts
 from rayclf.data.writer import PartWriter
 from rayclf.errors import ConfigError, DataError, OutputError
+from rayclf.storage_errors import failures, shown
 
 Event = dict[str, Any]
 
@@ -100,7 +101,7 @@ def prepare(
 
 def _clear(place: str) -> None:
     filesystem, inner = storage.resolve(place)
-    with storage.failures(place):
+    with failures(place):
         if storage.kind(place) == "folder":
             filesystem.delete_dir(inner)
 
@@ -110,12 +111,12 @@ def check_output(output: str | os.PathLike[str], overwrite: bool) -> str:
     place = os.fspath(output)
     kind = storage.kind(place)
     if kind == "file":
-        raise OutputError(f"{storage.shown(place)}: is a file; --output must name a folder")
+        raise OutputError(f"{shown(place)}: is a file; --output must name a folder")
     if kind == "folder" and storage.files_under(place):
         if not is_dataset(place):
-            raise OutputError(f"{storage.shown(place)}: exists and is not a prepared data set; choose another --output")
+            raise OutputError(f"{shown(place)}: exists and is not a prepared data set; choose another --output")
         if not overwrite:
-            raise OutputError(f"{storage.shown(place)}: exists; choose another --output or add --overwrite")
+            raise OutputError(f"{shown(place)}: exists; choose another --output or add --overwrite")
     return place
 
 
@@ -188,7 +189,7 @@ def _times(found: Survey, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.float64
             except ValueError:
                 source, number = found.where(int(row))
                 raise DataError(
-                    f"{storage.shown(source.path)}: row {number}, column '{found.extract.split_column}': "
+                    f"{shown(source.path)}: row {number}, column '{found.extract.split_column}': "
                     f"not a time; use ISO 8601, such as 2024-05-31, or a number"
                 ) from None
             known[value] = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -273,7 +274,7 @@ def _part(writer: PartWriter, found: Survey, times: npt.NDArray[np.int64]) -> Pa
 
 def _sources(found: Survey) -> list[SourceRecord]:
     return [
-        SourceRecord(path=storage.shown(source.path), size=source.size, version=source.version, rows=rows)
+        SourceRecord(path=shown(source.path), size=source.size, version=source.version, rows=rows)
         for source, rows in zip(found.sources, found.rows, strict=True)
     ]
 
@@ -282,5 +283,5 @@ def _set_aside(log: IO[str], found: Survey) -> None:
     """One line a rejected row. Not its text: who may read a log is not who may read the data."""
     for number, reason in found.rejects.items():
         source, row = found.where(number)
-        entry = {"file": storage.shown(source.path), "row": row, "reason": reason}
+        entry = {"file": shown(source.path), "row": row, "reason": reason}
         log.write(json.dumps(entry, ensure_ascii=False) + "\n")

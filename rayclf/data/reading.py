@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from rayclf import storage
 from rayclf.errors import DataError
+from rayclf.storage_errors import failure
 
 Values = list[str | None]
 _BUFFER = 2**20  # bytes of one request: an object store answers each in many milliseconds
@@ -59,7 +60,7 @@ def open_binary(place: str) -> Iterator[Any]:
     except OSError as error:
         if name.endswith((".zst", ".zstd")) and ("://" not in place or "zstd" in str(error).lower()):
             raise DataError(f"{place}: not a whole zstandard file ({error})") from None
-        raise storage.failure(place, error) from None
+        raise failure(place, error) from None
 
 
 def read_range(place: str, start: int, length: int) -> bytes:
@@ -82,7 +83,7 @@ def read_range(place: str, start: int, length: int) -> bytes:
         with filesystem.open_input_file(inner) as file:
             content: bytes = file.read_at(length, start)
     except OSError as error:
-        raise storage.failure(place, error) from None
+        raise failure(place, error) from None
     return content
 
 

@@ -19,6 +19,7 @@ from pyarrow import fs
 from rayclf import storage
 from rayclf.data.formats import EXTENSIONS, format_of
 from rayclf.errors import DataError
+from rayclf.storage_errors import failures, shown
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _WILD = re.compile(r"[*?\[]")
@@ -58,7 +59,7 @@ def find_sources(place: str | os.PathLike[str]) -> list[Source]:
     if kind == "folder":
         base, pattern = literal, ()
     elif not pattern:
-        raise DataError(f"{storage.shown(text)}: no such file or folder")
+        raise DataError(f"{shown(text)}: no such file or folder")
     return _found(text, base, pattern)
 
 
@@ -73,7 +74,7 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
         return text, ()
     cut = address.rfind("/", 0, wild.start()) + 1
     if remote and cut <= start:
-        raise DataError(f"{storage.shown(text)}: a bucket's name cannot hold wildcards; name the bucket")
+        raise DataError(f"{shown(text)}: a bucket's name cannot hold wildcards; name the bucket")
     names = tuple(unquote(name) if remote else name for name in address[cut:].split("/") if name)
     folder = address[:cut]
     if folder[-2:-1] not in ("", "/"):  # a root keeps its slash
@@ -82,15 +83,15 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _single(path: str) -> Source:
-    format_of(storage.shown(path).partition("?")[0] if "://" in path else path)  # whose error shows what it is given
+    format_of(shown(path).partition("?")[0] if "://" in path else path)  # whose error shows what it is given
     filesystem, inner = storage.resolve(path)
-    with storage.failures(path):
+    with failures(path):
         info = filesystem.get_file_info(inner)
     return Source(path, posixpath.basename(inner.replace(os.sep, "/")), info.size or 0, _version(path, info))
 
 
 def _found(text: str, base: str, pattern: Sequence[str]) -> list[Source]:
-    shown = storage.shown(text)
+    asked = shown(text)
     try:
         entries = storage.entries(base)
     except FileNotFoundError:
@@ -99,9 +100,9 @@ def _found(text: str, base: str, pattern: Sequence[str]) -> list[Source]:
     data = [entry for entry in entries if _is_data(entry.name)]
     if not data and pattern:
         what = "the glob matches no data files" if entries else "the glob matches no files"
-        raise DataError(f"{shown}: {what}; rayclf reads {', '.join(EXTENSIONS)}")
+        raise DataError(f"{asked}: {what}; rayclf reads {', '.join(EXTENSIONS)}")
     if not data:
-        raise DataError(f"{shown}: no data files in this folder; rayclf reads {', '.join(EXTENSIONS)}")
+        raise DataError(f"{asked}: no data files in this folder; rayclf reads {', '.join(EXTENSIONS)}")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         versions = list(pool.map(lambda entry: _version(entry.path, entry.info), data))
     return [
@@ -130,7 +131,7 @@ def _version(path: str, info: fs.FileInfo) -> str:
     """The ETag, which costs one request; times of change in object stores are to the second only."""
     filesystem, inner = storage.resolve(path)
     if filesystem.type_name in ("s3", "gcs", "abfs"):
-        with storage.failures(path), filesystem.open_input_stream(inner, compression=None) as stream:
+        with failures(path), filesystem.open_input_stream(inner, compression=None) as stream:
             for key, value in (stream.metadata() or {}).items():
                 if key.lower() == ("etag" if isinstance(key, str) else b"etag"):
                     return (value.decode() if isinstance(value, bytes) else str(value)).strip('"')

@@ -27,7 +27,7 @@ from rayclf.data.targets import OUTSIDE, LabelColumn, encode, infer_space, missi
 from rayclf.data.texts import TextSource
 from rayclf.errors import DataError
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.storage import shown
+from rayclf.storage_errors import shown
 
 Tables = Callable[[Sequence[Source], Extract], Iterable[tuple[int, pa.Table]]]
 InferSpace = Callable[[LabelColumn, ProblemType | None, Sequence[Label]], LabelSpace]

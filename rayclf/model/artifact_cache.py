@@ -21,6 +21,7 @@ from filelock import FileLock
 from rayclf import storage
 from rayclf.errors import ArtifactError
 from rayclf.model.info import INFO, PLACES, ArtifactInfo, parse_info, read_info, verify
+from rayclf.storage_errors import failures, shown
 
 CACHE_VARIABLE = "RAYCLF_CACHE"
 _AT_ONCE, _PART = 4, 2**22  # files fetched at a time, bytes read at a time
@@ -45,13 +46,13 @@ def fetch_artifact(address: str, fingerprint: str | None = None) -> Path:
             if _is_whole(folder):
                 return folder
     source, content = _find(address)
-    shown = storage.shown(source)
+    named = shown(source)
     found = hashlib.sha256(content).hexdigest()
     if fingerprint not in (None, found):
-        raise ArtifactError(f"{shown}: has been replaced by another artifact meanwhile; start again")
-    info = parse_info(content, storage.join(shown, INFO))
+        raise ArtifactError(f"{named}: has been replaced by another artifact meanwhile; start again")
+    info = parse_info(content, storage.join(named, INFO))
     target = _folder(source, found)
-    with storage.failures(target):
+    with failures(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):  # let go of by the system when a process dies
             if not _is_whole(target):
@@ -72,11 +73,11 @@ def _fetch(source: str, info: ArtifactInfo, content: bytes, target: Path) -> Non
         place.parent.mkdir(parents=True, exist_ok=True)
         address = storage.join(source, storage.spelled(name))
         with suppress(FileNotFoundError):  # which the check below tells of
-            with storage.failures(address):
+            with failures(address):
                 stream = filesystem.open_input_stream(posixpath.join(inner, name), compression=None)
             with stream, place.open("wb") as file:
                 while True:
-                    with storage.failures(address):
+                    with failures(address):
                         part = stream.read(_PART)
                     if not part:
                         break
@@ -84,12 +85,12 @@ def _fetch(source: str, info: ArtifactInfo, content: bytes, target: Path) -> Non
 
     for name in info.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ArtifactError(f"{storage.shown(source)}: damaged, '{name}' is no file of an artifact")
+            raise ArtifactError(f"{shown(source)}: damaged, '{name}' is no file of an artifact")
     try:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(fetch, info.files))
         (draft / INFO).write_bytes(content)
-        verify(draft, info, storage.shown(source))
+        verify(draft, info, shown(source))
         draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -103,17 +104,15 @@ def _find(address: str) -> tuple[str, bytes]:
         file = storage.join(source, INFO)
         filesystem, inner = storage.resolve(file)
         opened = filesystem.open_input_stream
-        with storage.failures(file), suppress(FileNotFoundError), opened(inner, compression=None) as stream:
+        with failures(file), suppress(FileNotFoundError), opened(inner, compression=None) as stream:
             return source, bytes(stream.read())
     storage.kind(address)  # raises StorageError where the whole bucket is missing
-    raise ArtifactError(
-        f"{storage.shown(address)}: neither an artifact nor a finished run: no {INFO} there; check the address"
-    )
+    raise ArtifactError(f"{shown(address)}: neither an artifact nor a finished run: no {INFO} there; check the address")
 
 
 def _folder(source: str, fingerprint: str) -> Path:
     """Where that artifact is kept. The end of its address stays: columns and endpoints are called after the run."""
-    path = storage.shown(source).partition("?")[0].partition("://")[2].rpartition("@")[2]
+    path = shown(source).partition("?")[0].partition("://")[2].rpartition("@")[2]
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     name = parts[-2:] if parts[-1:] == ["artifact"] else parts[-1:]
     return cache_folder().joinpath(fingerprint, *(name or ["artifact"]))

@@ -17,6 +17,7 @@ from rayclf.model.info import INFO, ArtifactInfo, find_artifact, is_remote, read
 from rayclf.model.runtime import Precision, RuntimeName
 from rayclf.scoring.columns import choose_reads, kept_columns
 from rayclf.scoring.units import InputFile
+from rayclf.storage_errors import shown
 
 Layout = Literal["list", "columns", "none"]
 TooLong = Literal["cut", "error"]
@@ -170,7 +171,7 @@ def load_models(artifact: str | os.PathLike[str], also: Sequence[str | os.PathLi
         name = model.prefix[:-1]
         if model.info.reads.form != first.info.reads.form:
             raise ConfigError(
-                f"--also {storage.shown(model.place)}: reads {model.info.reads.form}, the first artifact "
+                f"--also {shown(model.place)}: reads {model.info.reads.form}, the first artifact "
                 f"{first.info.reads.form}; score with it apart"
             )
         if sum(other.prefix == model.prefix for other in models) > 1:

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from rayclf import storage
 from rayclf.errors import OutputError
+from rayclf.storage_errors import failures, shown
 
 FORMAT = 2
 FREE = ("price_per_hour",)  # what may change from one run of a job to the next
@@ -68,11 +69,11 @@ class Manifest:
         Raises OutputError when the folder holds something else, or another job: the difference is named.
         """
         if storage.kind(self.output) == "file":
-            raise OutputError(f"{storage.shown(self.output)}: is a file; OUTPUT must name a folder")
+            raise OutputError(f"{shown(self.output)}: is a file; OUTPUT must name a folder")
         old = self.saved()
         if old is None and (self._entries() or self._entries("_manifest/units")):
             raise OutputError(
-                f"{storage.shown(self.output)}: exists and is not the output of rayclf score; choose another OUTPUT"
+                f"{shown(self.output)}: exists and is not the output of rayclf score; choose another OUTPUT"
             )
         if old is not None and overwrite:
             self._delete()
@@ -91,8 +92,7 @@ class Manifest:
                 if key == "files":
                     told = f"the input files changed: {_changed_file(old.get(key) or [], new.get(key) or [])}"
                 raise OutputError(
-                    f"{storage.shown(self.output)}: holds another job: {told}; choose another OUTPUT or pass "
-                    "--overwrite"
+                    f"{shown(self.output)}: holds another job: {told}; choose another OUTPUT or pass --overwrite"
                 )
 
     def _delete(self) -> None:
@@ -212,13 +212,13 @@ def _changed_file(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, A
     was, now = {file["path"]: file for file in old}, {file["path"]: file for file in new}
     for path in dict.fromkeys([*was, *now]):
         if path not in now:
-            return f"{storage.shown(path)} is gone"
+            return f"{shown(path)} is gone"
         if path not in was:
-            return f"{storage.shown(path)} is new"
+            return f"{shown(path)} is new"
         for key in ("size", "modified_ns", *was[path]):
             if was[path].get(key) != now[path].get(key):
                 values = f" ({was[path].get(key)}, now {now[path].get(key)})" if key in ("size", "rows") else ""
-                return f"{storage.shown(path)} has another {key}{values}"
+                return f"{shown(path)} has another {key}{values}"
     return "their order"
 
 
@@ -232,12 +232,12 @@ def _read(path: str) -> list[dict[str, Any]]:
     """The records of a file; none of one that was folded into a batch since it was listed."""
     filesystem, inner = storage.resolve(path)
     try:
-        with storage.failures(path), filesystem.open_input_stream(inner, compression=None) as file:
+        with failures(path), filesystem.open_input_stream(inner, compression=None) as file:
             records = [json.loads(line) for line in file.read().splitlines()]
     except FileNotFoundError:
         return []
     except ValueError:
         records = [None]
     if not all(isinstance(record, dict) and "unit" in record for record in records):
-        raise OutputError(f"{storage.shown(path)}: damaged record; delete it and run the same command again")
+        raise OutputError(f"{shown(path)}: damaged record; delete it and run the same command again")
     return records

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rayclf import storage
 from rayclf.errors import OutputError
 from rayclf.scoring.manifest import Manifest
 from rayclf.scoring.units import InputFile, count_units
+from rayclf.storage_errors import shown
 
 State = Literal["planned", "running", "done", "failed", "stopped"]
 _SILENT = 60.0  # seconds without word from the driver after which it is taken for dead
@@ -43,12 +43,12 @@ def saved_plan(manifest: Manifest) -> tuple[dict[str, Any], list[InputFile], int
     """The plan of an output, its input files, and the rows of a unit; raises OutputError for what is no output."""
     plan = manifest.saved()
     if plan is None:
-        raise OutputError(f"{storage.shown(manifest.output)}: not the output of rayclf score; check the folder's name")
+        raise OutputError(f"{shown(manifest.output)}: not the output of rayclf score; check the folder's name")
     try:
         return plan, [InputFile.from_json(file) for file in plan["files"]], plan["rows_a_unit"]
     except (KeyError, TypeError):
         raise OutputError(
-            f"{storage.shown(manifest.output)}: planned by another version of rayclf; ask that version, or score it "
+            f"{shown(manifest.output)}: planned by another version of rayclf; ask that version, or score it "
             "anew with --overwrite"
         ) from None
 
@@ -76,7 +76,7 @@ def status(output: str | os.PathLike[str], now: float | None = None) -> Status:
     if dollars is None and price is not None:
         dollars = price * seconds / 3600
     return Status(
-        output=storage.shown(output),
+        output=shown(output),
         state=state,
         units_done=len(records),
         units=units,

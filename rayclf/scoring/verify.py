@@ -22,6 +22,7 @@ from rayclf.errors import OutputError
 from rayclf.scoring.manifest import Manifest
 from rayclf.scoring.status import saved_plan
 from rayclf.scoring.units import plan_units
+from rayclf.storage_errors import failures, shown
 
 _BUCKETS = 256  # of ids by their hash, one of which is held at a time
 _AGAIN = "and run the same command again"
@@ -53,17 +54,17 @@ def verify(output: str | os.PathLike[str], on_rows: Callable[[int, int], None] =
     for unit in units:
         path, record = records.get(unit.name, ("", None))
         if record is None:
-            raise OutputError(f"{storage.shown(output)}: unit {unit.name} is not done; run the same command again")
+            raise OutputError(f"{shown(output)}: unit {unit.name} is not done; run the same command again")
         if record["rows"] != unit.rows or sum(file["rows"] for file in record["files"]) != unit.rows:
             raise OutputError(
-                f"{storage.shown(path)}: tells {record['rows']} rows of unit {unit.name}, the plan {unit.rows}; "
+                f"{shown(path)}: tells {record['rows']} rows of unit {unit.name}, the plan {unit.rows}; "
                 f"{_mend(path, unit.name)}"
             )
     rows = sum(file.rows for file in files)
     if len(records) != len(units):
         planned = {unit.name for unit in units}
         name, (path, _) = next((name, found) for name, found in records.items() if name not in planned)
-        raise OutputError(f"{storage.shown(path)}: unit {name} is not in the plan; {_mend(path, name)}")
+        raise OutputError(f"{shown(path)}: unit {name} is not in the plan; {_mend(path, name)}")
     _check_names(manifest, records)
     read = done = count = 0
     with _Ids() as ids:
@@ -84,7 +85,7 @@ Records = Mapping[str, tuple[str, dict[str, Any]]]
 def _mend(path: str, unit: str) -> str:
     """How to have a unit scored again: a batch of records holds those of other units too."""
     line = f"unit {unit}'s line in " if path.endswith(".jsonl") else ""
-    return f"delete {line}{storage.shown(path)} {_AGAIN}"
+    return f"delete {line}{shown(path)} {_AGAIN}"
 
 
 def _check_names(manifest: Manifest, records: Records) -> None:
@@ -93,13 +94,13 @@ def _check_names(manifest: Manifest, records: Records) -> None:
     for path, record in records.values():
         for file in record["files"]:
             entry = there.pop(file["path"], None)
-            place, mend = storage.shown(manifest.place(file["path"])), _mend(path, record["unit"])
+            place, mend = shown(manifest.place(file["path"])), _mend(path, record["unit"])
             if entry is None:
                 raise OutputError(f"{place}: is missing, or stands in two records; {mend}")
             if entry.info.size != file["bytes"]:
                 raise OutputError(f"{place}: {entry.info.size} bytes, its record tells {file['bytes']}; {mend}")
     for entry in there.values():
-        raise OutputError(f"{storage.shown(entry.path)}: stands in no record; delete it")
+        raise OutputError(f"{shown(entry.path)}: stands in no record; delete it")
 
 
 def _checked_ids(manifest: Manifest, file: Mapping[str, Any], mend: str) -> pa.ChunkedArray:
@@ -107,18 +108,18 @@ def _checked_ids(manifest: Manifest, file: Mapping[str, Any], mend: str) -> pa.C
     path = manifest.place(file["path"])
     filesystem, inner = storage.resolve(path)
     try:
-        with storage.failures(path), filesystem.open_input_stream(inner, compression=None) as stream:
+        with failures(path), filesystem.open_input_stream(inner, compression=None) as stream:
             content = stream.read()
     except FileNotFoundError:
-        raise OutputError(f"{storage.shown(path)}: is missing; {mend}") from None
+        raise OutputError(f"{shown(path)}: is missing; {mend}") from None
     if hashlib.sha256(content).hexdigest() != file["sha256"]:
-        raise OutputError(f"{storage.shown(path)}: its SHA-256 is not that of its record; {mend}")
+        raise OutputError(f"{shown(path)}: its SHA-256 is not that of its record; {mend}")
     try:
         ids = pq.read_table(io.BytesIO(content), columns=["id"])["id"]
     except (pa.ArrowException, OSError, KeyError):
-        raise OutputError(f"{storage.shown(path)}: not a Parquet file with a column 'id'; {mend}") from None
+        raise OutputError(f"{shown(path)}: not a Parquet file with a column 'id'; {mend}") from None
     if len(ids) != file["rows"]:
-        raise OutputError(f"{storage.shown(path)}: {len(ids)} rows, its record tells {file['rows']}; {mend}")
+        raise OutputError(f"{shown(path)}: {len(ids)} rows, its record tells {file['rows']}; {mend}")
     return ids
 
 
@@ -161,7 +162,7 @@ def _name_double(manifest: Manifest, records: Records, doubled: npt.NDArray[np.u
     for identity, place in _with_hash(manifest, records, doubled):
         if identity in seen:
             raise OutputError(
-                f"{storage.shown(place)}: the id {identity!r} is also in {storage.shown(seen[identity])}; make the "
+                f"{shown(place)}: the id {identity!r} is also in {shown(seen[identity])}; make the "
                 "ids of the input unique, or rename its column 'id', and score it anew with --overwrite"
             )
         seen[identity] = place

@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from rayclf import storage
 from rayclf.errors import ConfigError, StorageError
+from rayclf.storage_errors import failures, shown
 
 HOME_VARIABLE = "RAYCLF_HOME"
 ALL = "*"
@@ -114,7 +115,7 @@ class KeyStore:
             what = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}"
         except (ValueError, RecursionError):
             what = "not JSON"
-        raise StorageError(f"{storage.shown(self.path)}: not a store of keys ({what}); mend it or move it away")
+        raise StorageError(f"{shown(self.path)}: not a store of keys ({what}); mend it or move it away")
 
     def create(
         self, name: str, models: Sequence[str] = (ALL,), expires: datetime | None = None, rate: int | None = None
@@ -204,7 +205,7 @@ class KeyStore:
 
         path = Path(storage.resolve(self.path)[1])
         lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_WAIT_S, mode=0o600)
-        with storage.failures(self.path):
+        with failures(self.path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 lock.acquire()

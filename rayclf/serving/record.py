@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from rayclf import storage
 from rayclf.errors import ConfigError, StorageError
 from rayclf.serving.keys import HOME_VARIABLE
+from rayclf.storage_errors import shown
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label, so that it may become a host's or service's
 
@@ -132,9 +133,7 @@ def read(name: str) -> Record | None:
         return None
     except (ValidationError, ValueError) as error:
         what = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else "not JSON"
-        raise StorageError(
-            f"{storage.shown(path)}: not the record of a deployment ({what}); mend or delete it"
-        ) from None
+        raise StorageError(f"{shown(path)}: not the record of a deployment ({what}); mend or delete it") from None
 
 
 def write(record: Record) -> None:

@@ -14,6 +14,7 @@ from rayclf.data.formats import read_batches
 from rayclf.data.prepare import prepare
 from rayclf.data.sources import find_sources
 from rayclf.errors import DataError, OutputError, StorageError, UserError
+from rayclf.storage_errors import failure
 
 SECRETS = ("testing", "wrong-secret", "se/cr+et")
 
@@ -142,7 +143,7 @@ def test_nothing_there(bucket):
         find_sources("s3://buck*/x.csv")
     with pytest.raises(FileNotFoundError) as missing:
         storage.read_json(f"s3://{bucket}/none.json")
-    assert "no such file" in str(storage.failure(f"s3://{bucket}/none.json", missing.value))
+    assert "no such file" in str(failure(f"s3://{bucket}/none.json", missing.value))
 
 
 def test_credentials_in_the_address_of_a_file_of_no_known_type(bucket, put, monkeypatch):
