@@ -1,32 +1,23 @@
 """Deploy a classifier as a Ray job, with the settings of a YAML file.
 
-    ray job submit --working-dir . -- python jobs/deploy.py jobs/deploy.yaml
+    ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/deploy.py jobs/deploy.yaml
 
 The file's keys are the arguments of ``rayclf.serving.deployments.deploy``. The endpoint stays when the job has ended;
 the same submission again deploys a new version, which takes over without a request lost.
 """
 
-import argparse
 import json
-import sys
-from pathlib import Path
+from typing import get_type_hints
 
-import yaml
-
-import rayclf
-from rayclf.serving import deployments
+from rayclf.cli.job import open_job
+from rayclf.serving.deployments import deploy
+from rayclf.serving.record import Options
 
 
 def main():
-    """Run the job; exits with 2 and one line where its author can mend it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", type=Path)
-    settings = yaml.safe_load(parser.parse_args().settings.read_text())
-    try:
-        print(json.dumps(deployments.deploy(**settings).public(), indent=2))
-    except rayclf.RayclfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    """Run the job; see :func:`rayclf.cli.job.open_job` for how it ends."""
+    with open_job(__doc__, deploy, **get_type_hints(Options)) as job:
+        print(json.dumps(deploy(**job.settings).public(), indent=2))
 
 
 if __name__ == "__main__":

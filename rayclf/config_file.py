@@ -23,7 +23,7 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | S
     tree: dict[str, Any] = {}
     if file is not None:
         try:
-            loaded = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
+            loaded = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506  # a SafeLoader
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror}); check --config") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2024-13-45 is a ValueError
@@ -43,7 +43,7 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | S
     return config
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML lets a key stand twice and keeps the last, so that the fields of the first ``train:`` would be lost.
 
     It also reads ``2e-5`` as a string, which is left so: the field's type makes it the number, and a revision
@@ -71,7 +71,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if _takes_text(path) and value.strip()[:1] not in ("'", '"') and value not in ("", "~", "null"):
         return path, value.strip() or value
     try:
-        return path, yaml.load(value, Loader=_Loader)  # noqa: S506  # a SafeLoader
+        return path, yaml.load(value, Loader=StrictLoader)  # noqa: S506  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError):
         return path, value
 

@@ -22,7 +22,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rayclf.cli.job_log import JobLog
-from rayclf.config_file import _Loader, load_config
+from rayclf.config_file import StrictLoader, load_config
 from rayclf.errors import ConfigError, RayclfError
 
 STOPPED = 130  # the exit code of a job that was stopped, as of a command that Ctrl-C ends
@@ -103,7 +103,7 @@ def read_settings(file: Path, facade: Callable[..., Any], more: Mapping[str, Any
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
+        settings = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); check the name") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -129,7 +129,8 @@ def _arguments(facade: Callable[..., Any]) -> tuple[dict[str, Any], list[str]]:
     hints, known, required = get_type_hints(facade), dict[str, Any](), []
     for name, parameter in inspect.signature(facade).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            known |= get_type_hints(get_args(hints[name])[0])  # **options: Unpack[a TypedDict]
+            for options in get_args(hints[name]):  # **options: Unpack[a TypedDict]; Any names none
+                known |= get_type_hints(options)
         elif not name.startswith("on_"):
             known[name] = hints[name]
             if parameter.default is inspect.Parameter.empty:

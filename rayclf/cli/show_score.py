@@ -54,16 +54,21 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def summary_line(summary: ScoreSummary) -> str:
+    """A job that is done, in one line."""
+    cost = "" if summary.dollars is None else f"; ${summary.dollars:.2f}"
+    return (
+        f"{summary.rows} rows ({summary.errors} with errors) in {summary.output}; "
+        f"{summary.scored_rows} scored now at {summary.rows_per_second:.0f} rows/s{cost}"
+    )
+
+
 def show_summary(summary: ScoreSummary, json: bool) -> None:
     """The end of a job."""
     if json:
         show.print_json(asdict(summary))
         return
-    cost = "" if summary.dollars is None else f"; ${summary.dollars:.2f}"
-    show.console.print(
-        f"{summary.rows} rows ({summary.errors} with errors) in {escape(summary.output)}; "
-        f"{summary.scored_rows} scored now at {summary.rows_per_second:.0f} rows/s{cost}"
-    )
+    show.console.print(escape(summary_line(summary)))
 
 
 def show_forecast(found: Forecast, json: bool) -> None:

@@ -106,7 +106,7 @@ def evaluate(
     info = read_info(find_artifact(artifact))
     columns = DataConfig(text=text, label=label, separator=separator)
     rows = read_labelled(data, columns, space=info.space, prefer=info.reads).table
-    classifier = Classifier.load(artifact, device=device, precision=precision)
+    classifier = Classifier.load(artifact, device=device, precision=precision, expected_rows=rows.num_rows)
     tally = Tally(new_state(classifier), own=OwnMetricState(load_metrics(metrics), info.space) if metrics else None)
     for start in range(0, rows.num_rows, WINDOW):
         classify(classifier, rows.slice(start, WINDOW), tally)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -15,6 +15,8 @@ import rayclf
 from rayclf.cli.job import STOPPED, open_job, read_settings
 from rayclf.config_file import load_config
 from rayclf.errors import ConfigError, DataError
+from rayclf.serving.deployments import deploy
+from rayclf.serving.record import Options
 
 JOBS = Path(__file__).parents[2] / "jobs"
 FACADES = {
@@ -23,6 +25,7 @@ FACADES = {
     "tune": (rayclf.tune, {}),
     "evaluate": (rayclf.evaluate, {"output": str}),
     "score": (rayclf.score, {}),
+    "deploy": (deploy, get_type_hints(Options)),
 }
 
 
@@ -39,8 +42,8 @@ def test_each_example_fits_its_function(name: str, monkeypatch: pytest.MonkeyPat
     settings = read_settings(JOBS / f"{name}.yaml", facade, more)
     given = yaml.safe_load((JOBS / f"{name}.yaml").read_text())
     assert {"config" if key == "overrides" else key for key in settings} == set(given)
-    if name == "score":
-        assert settings["replicas"] == (1, 8)
+    if name in ("score", "deploy"):
+        assert settings["replicas"] == tuple(given["replicas"])
     if name == "train":
         assert settings["overrides"]["train.checkpoint_steps"] == 200
         assert settings["overrides"]["resources.workers"] == [1, 4]

@@ -140,6 +140,7 @@ def test_train_then_score(head: Head, backbone: Callable[[str], Path]) -> None:
         "score", {"artifact": str(run.artifact), "source": settings["data"], "output": str(head.folder / "scored")}
     )
     assert scored.returncode == 0, scored.stdout + scored.stderr
+    assert "rows (0 with errors) in" in scored.stdout
     rows = pq.ParquetDataset(head.folder / "scored").read(["error"])
     assert rows.num_rows == len(data_file("questions.csv").read_text().splitlines()) - 1
     assert rows["error"].null_count == rows.num_rows
