@@ -21,6 +21,7 @@ from rayclf.cli.options import (
     TextPair,
     YamlFile,
     ask_column,
+    check_lasts,
     check_there,
     collect,
 )
@@ -48,7 +49,9 @@ _FLAGS = {  # in the order of the questions and of the command that is printed
 
 def prepare(
     data: Annotated[str, typer.Argument(help="Labelled file, folder or glob, local or remote.", show_default=False)],
-    output: Annotated[str, typer.Option("-o", "--output", help="Folder to write.", show_default=False)],
+    output: Annotated[
+        str, typer.Option("-o", "--output", callback=check_lasts, help="Folder to write.", show_default=False)
+    ],
     test: Annotated[str | None, typer.Option(help="Test rows; else a share of DATA is held out.")] = None,
     text: TextColumn = None,
     text_pair: TextPair = None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rayclf.cli.job_log import JobLog
+from rayclf.cli.options import check_lasts
 from rayclf.config_file import StrictLoader, load_config
 from rayclf.errors import ConfigError, RayclfError
 
@@ -91,13 +91,10 @@ def read_settings(file: Path, facade: Callable[..., Any], more: Mapping[str, Any
             raise ConfigError(f"{file}: config: {error}") from None
         settings["overrides"] = fields | (settings.get("overrides") or {})
     settings = {name: _checked(file, name, value, known[name]) for name, value in settings.items()}
-    output = settings.get("output")
-    # Ray sets this variable for the command of a job, and for nothing else.
-    if output and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "://" not in output and not os.path.isabs(output):
-        raise ConfigError(
-            f"{file}: output: '{output}' would be lost with the job's working directory; give a folder that all nodes "
-            "share, such as /mnt/shared/runs/x, or an address in object storage"
-        )
+    try:
+        check_lasts(settings.get("output"))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     return settings
 
 

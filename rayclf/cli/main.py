@@ -7,10 +7,27 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
-from rayclf.cli import data, demo, deploy, evaluate, export, info, keys, plan, predict, runs, score, serve, train, tune
+from rayclf.cli import (
+    data,
+    demo,
+    deploy,
+    evaluate,
+    export,
+    info,
+    keys,
+    plan,
+    predict,
+    runs,
+    score,
+    serve,
+    submit,
+    train,
+    tune,
+)
 from rayclf.errors import RayclfError
 
 app = typer.Typer(
@@ -22,6 +39,22 @@ app = typer.Typer(
     help="Labelled text in, a classifier on a large language model out: train, evaluate, serve, score at any scale.",
     epilog="Begin with: rayclf demo. Exit codes: 0 done, 2 yours to mend (one line says how), 1 anything else.",
 )
+
+
+@app.callback()
+def root(
+    address: Annotated[
+        str | None,
+        typer.Option(
+            submit.FLAG,
+            metavar="URL",
+            help="Run the command on the Ray cluster at http://… or ray://…, as a job whose log is followed.",
+        ),
+    ] = None,
+) -> None:
+    """What is said before or after a command; :func:`main` takes it, since it may stand anywhere."""
+
+
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("plan")(plan.plan)
@@ -43,6 +76,9 @@ def main() -> None:
     """Run the command line; never returns. Ctrl-C exits with 130, and a service manager's stop is a Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        address, words = submit.take_address(sys.argv[1:])
+        if address is not None:
+            sys.exit(submit.submit(address, words))
         app()
     except RayclfError as error:
         print(f"error: {error}", file=sys.stderr)

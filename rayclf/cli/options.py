@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from rayclf.errors import DataError
+from rayclf.errors import ConfigError, DataError
+
+
+def check_lasts(output: str | None) -> str | None:
+    """``output`` as it is; raises ConfigError where a Ray job would write into the folder that is deleted with it."""
+    # Ray sets this variable for the command of a job, and for nothing else.
+    if output and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "://" not in output and not os.path.isabs(output):
+        raise ConfigError(
+            f"output: '{output}' would be lost with the job's working directory; give a folder that all nodes share, "
+            "such as /mnt/shared/runs/x, or an address in object storage"
+        )
+    return output
+
 
 Artifact = Annotated[str, typer.Argument(help="A run folder or an artifact.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rayclf.cli.options import Json, Precision, Runtime, TextColumn, check_choice, check_there
+from rayclf.cli.options import Json, Precision, Runtime, TextColumn, check_choice, check_lasts, check_there
 
 
 class Layout(StrEnum):
@@ -30,7 +30,9 @@ def score(
     source: Annotated[
         str | None, typer.Argument(metavar="INPUT", help="A data file, a folder of them or a glob.", show_default=False)
     ] = None,
-    output: Annotated[str | None, typer.Argument(help="Folder for the Parquet output.", show_default=False)] = None,
+    output: Annotated[
+        str | None, typer.Argument(callback=check_lasts, help="Folder for the Parquet output.", show_default=False)
+    ] = None,
     text: TextColumn = None,
     columns: Annotated[str | None, typer.Option(help="Input columns to keep, a,b,c; all when not given.")] = None,
     probabilities: Annotated[Layout, typer.Option(help="As one list, one column a label, or none.")] = Layout.LIST,

@@ -17,6 +17,7 @@ from rayclf.cli.options import (
     TextColumn,
     YamlFile,
     ask_column,
+    check_lasts,
     check_there,
     collect,
 )
@@ -26,7 +27,9 @@ def train(
     data: Annotated[
         str, typer.Argument(help="Labelled CSV, TSV, JSONL or Parquet, or prepared data.", show_default=False)
     ],
-    output: Annotated[str, typer.Option("-o", "--output", help="Folder for the run.", show_default=False)],
+    output: Annotated[
+        str, typer.Option("-o", "--output", callback=check_lasts, help="Folder for the run.", show_default=False)
+    ],
     test: Annotated[str | None, typer.Option(help="File of test rows; else a tenth of DATA is held out.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Local folder or hub id; all-MiniLM-L6-v2 when not given.")

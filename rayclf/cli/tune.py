@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from rayclf.cli.options import Json, LabelColumn, LabelsFile, Set, Template, TextColumn, YamlFile, check_there, collect
+from rayclf.cli.options import (
+    Json,
+    LabelColumn,
+    LabelsFile,
+    Set,
+    Template,
+    TextColumn,
+    YamlFile,
+    check_lasts,
+    check_there,
+    collect,
+)
 
 Searched = Annotated[
     list[str] | None,
@@ -22,7 +33,9 @@ def tune(
     data: Annotated[
         str, typer.Argument(help="Labelled CSV, TSV, JSONL or Parquet, or prepared data.", show_default=False)
     ],
-    output: Annotated[str, typer.Option("-o", "--output", help="Folder for the search.", show_default=False)],
+    output: Annotated[
+        str, typer.Option("-o", "--output", callback=check_lasts, help="Folder for the search.", show_default=False)
+    ],
     test: Annotated[str | None, typer.Option(help="File of test rows; else a tenth of DATA is held out.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Local folder or hub id; all-MiniLM-L6-v2 when not given.")

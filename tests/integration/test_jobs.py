@@ -62,6 +62,11 @@ class Head:
             if "No available agent" not in done.stderr or time.monotonic() > deadline:
                 return done
 
+    def command(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """``rayclf WORDS --address HEAD`` in the folder ``cwd``, as one runs it on a laptop."""
+        command = [sys.executable, "-m", "rayclf.cli.main", *map(str, words), "--address", self.address]
+        return subprocess.run(command, cwd=cwd, env=self.env, capture_output=True, text=True, timeout=240, check=False)
+
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
@@ -81,6 +86,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
         "OMP_NUM_THREADS": "1",
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # the job's python is that of the cluster
     }
     command = [RAY, "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port)]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--include-dashboard", "true"]
@@ -144,3 +150,59 @@ def test_train_then_score(head: Head, backbone: Callable[[str], Path]) -> None:
     rows = pq.ParquetDataset(head.folder / "scored").read(["error"])
     assert rows.num_rows == len(data_file("questions.csv").read_text().splitlines()) - 1
     assert rows["error"].null_count == rows.num_rows
+
+
+def test_a_job_that_is_stopped_leaves_a_run_to_go_on_with(head: Head, backbone: Callable[[str], Path]) -> None:
+    run = rayclf.Run(head.folder / "stopped")
+    settings = {
+        "data": str(data_file("questions.csv")),
+        "output": str(run.folder),
+        "backbone": str(backbone("bert")),
+        "resume": True,
+        "config": {
+            "train": {"epochs": 40, "precision": "fp32", "checkpoint_steps": 5},
+            "resources": {"cpus_per_worker": 0.5},
+        },
+    }
+    sent = head.submit("train", settings, "--no-wait", "--submission-id", "long")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    deadline = time.monotonic() + 120
+    while not any(event["kind"] == "step" for event in run.events):
+        assert time.monotonic() < deadline, (run.folder, summary(run))
+        time.sleep(0.5)
+    stop = [RAY, "job", "stop", "--address", head.address, "long"]
+    stopped = subprocess.run(stop, env=head.env, capture_output=True, text=True, timeout=120, check=False)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert summary(run).state == "stopped"
+    assert run.status["error"] is None  # it ended by itself, not by a death
+    last = max(event["step"] for event in run.events if event["kind"] == "step")
+
+    again = head.submit("train", settings)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"going on after step {last}" in again.stdout
+    assert summary(run).state == "done"
+
+
+def test_a_command_of_a_laptop_runs_on_the_cluster(head: Head, backbone: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copy(data_file("questions.csv"), tmp_path / "mine.csv")
+    run = rayclf.Run(head.folder / "laptop")
+    words = ["train", "mine.csv", "-o", run.folder, "--backbone", backbone("bert"), "--set", "train.epochs=1"]
+    words += ["--set", "train.precision=fp32", "--set", "resources.cpus_per_worker=0.5"]
+    wrong = head.command(*words, "--set", "train.epoch=1", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "unknown key 'train.epoch'; did you mean 'epochs'?" in wrong.stdout
+    assert "Traceback" not in wrong.stdout + wrong.stderr
+
+    lost = head.command("train", "mine.csv", "-o", "runs/x", cwd=tmp_path)
+    assert lost.returncode == 2
+    assert "'runs/x' would be lost" in lost.stdout
+
+    done = head.command(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run.artifact.exists()
+    assert "ray job stop" in done.stderr
+
+    head.env["RAY_AUTH_TOKEN"] += "x"
+    refused = head.command("info", run.folder, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "the cluster refuses the token" in refused.stderr
