@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI, params
 from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
@@ -14,6 +14,7 @@ from rayclf.serving import error_handlers, headers
 from rayclf.serving.access import Access, note
 from rayclf.serving.answer import Endpoint
 from rayclf.serving.guarded import asking
+from rayclf.serving.json_body import BeforeBody
 from rayclf.serving.keyring import Keyring
 from rayclf.serving.limits import Limits, RateLimiter
 from rayclf.serving.metrics import Metrics
@@ -38,13 +39,13 @@ def make_api(
     """
     app = FastAPI(title="rayclf", version=rayclf.__version__, description="Text classification by fine-tuned models.")
     error_handlers.install(app)
-    check = Depends(_KeyCheck(keyring, RateLimiter()))
+    check = params.Depends(_KeyCheck(keyring, RateLimiter()))
 
     def get() -> Endpoint:
         return endpoint
 
     for protocol in (native, classification_form, vllm, tei, kserve):
-        app.include_router(protocol.router(get), dependencies=[check])
+        app.include_router(protocol.router(get, [check]))
     app.include_router(kserve.health_router(get))
     app.include_router(_own_routes(metrics), dependencies=[check])
 
@@ -74,7 +75,7 @@ def _own_routes(metrics: Metrics) -> APIRouter:
     return routes
 
 
-class _KeyCheck(HTTPBearer):
+class _KeyCheck(HTTPBearer, BeforeBody):
     """The check of keys as what the API's description tells of it, so that a request has one dependency to solve."""
 
     def __init__(self, keyring: Keyring, rates: RateLimiter) -> None:
@@ -82,8 +83,11 @@ class _KeyCheck(HTTPBearer):
         self._keyring, self._rates = keyring, rates
 
     async def __call__(self, request: HTTPConnection) -> None:
+        if "rayclf.key" in request.scope:  # asked before the body was read
+            return
         await self._keyring.refreshed()
         key = self._keyring.identify(request.headers.get("authorization"), request.headers.get("x-api-key"))
         note(key=key.id)
         self._rates.check(key.id, key.rate)
         asking.set(key)
+        request.scope["rayclf.key"] = key.id

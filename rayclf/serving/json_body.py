@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from rayclf.serving.api_errors import bad_request, unsupported_media_type
@@ -78,15 +78,29 @@ class _JsonRequest(Request):
         return self._parsed
 
 
+class BeforeBody:
+    """A dependency that :class:`JsonRoute` asks before it reads the body: who may not ask at all should cost nothing.
+
+    FastAPI, which solves dependencies after that, calls it again with the same ``scope``.
+    """
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        """Raise ApiError for a request that is refused."""
+        raise NotImplementedError
+
+
 class JsonRoute(APIRoute):
     """A route that reads its body by :func:`parse_json`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's documented way to give a route a request class of its own."""
         handle = super().get_route_handler()
+        early = [one.dependency for one in self.dependencies if isinstance(one.dependency, BeforeBody)]
 
         async def handler(request: Request) -> Response:
             request = _JsonRequest(request.scope, request.receive)
+            for check in early:
+                await check(request)
             # Read here, since FastAPI would take an ApiError for "There was an error parsing the body".
             if self.body_field is not None and await request.body():
                 if not _JSON.match(request.headers.get("content-type", "")):

@@ -120,6 +120,25 @@ def test_no_or_a_wrong_key(http: TestClient, given: dict[str, str]) -> None:
     error(http.post("/v1/classify", json=ASK, headers=given), 401, "unauthorized")
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/classify", "/v1/classification", "/classify", "/predict", "/v2/models/topics/infer"]
+)
+def test_a_wrong_key_is_refused_before_the_body_is_read(http: TestClient, path: str) -> None:
+    """Its body, which may be long or slow to come, and is not JSON here, costs nothing."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"headers": [(b"x-api-key", b"wrong"), (b"content-type", b"application/json")]}
+    asyncio.run(http.app(scope, receive, send))  # type: ignore[arg-type, func-returns-value]
+    assert sent[0]["status"] == 401
+
+
 def test_a_revoked_key(http: TestClient, tokens: dict[str, str]) -> None:
     error(http.get("/v1/models", headers=bearer(tokens["revoked"])), 401, "unauthorized")
 
@@ -138,7 +157,8 @@ def test_a_key_has_its_models(http: TestClient, tokens: dict[str, str]) -> None:
 
 
 def test_a_rate(http: TestClient, tokens: dict[str, str]) -> None:
-    assert http.get("/v1/models", headers=bearer(tokens["slow"])).status_code == 200
+    """One a minute; a key is asked for before and after the body, and counted once."""
+    assert http.post("/v1/classify", json=ASK, headers=bearer(tokens["slow"])).status_code == 200
     answer = http.get("/v1/models", headers=bearer(tokens["slow"]))
     error(answer, 429, "rate_limited")
     assert 1 <= int(answer.headers["retry-after"]) <= 60

@@ -7,11 +7,12 @@ vLLM's route answers in the same form, so :mod:`rayclf.serving.protocols.vllm` t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Response
+from fastapi.params import Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayclf.serving.answer import Answer, Endpoint
@@ -74,9 +75,9 @@ def in_form(answer: Answer, *, numbers: DataFormat, field: DataFormat) -> Classi
     return ClassificationResponse(model=answer.model, data=data, usage=usage)
 
 
-def router(endpoint: Callable[[], Endpoint]) -> APIRouter:
+def router(endpoint: Callable[[], Endpoint], checks: Sequence[Depends] = ()) -> APIRouter:
     """``POST /v1/classification``."""
-    routes = APIRouter(route_class=JsonRoute, tags=["id/model/data/usage"])
+    routes = APIRouter(route_class=JsonRoute, dependencies=checks, tags=["id/model/data/usage"])
 
     @routes.post("/v1/classification", response_model=ClassificationResponse)
     async def classification(request: ClassificationRequest) -> Response:

@@ -7,10 +7,11 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Response
+from fastapi.params import Depends
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -142,9 +143,9 @@ class ModelMetadata(BaseModel):
     parameters: dict[str, Any]
 
 
-def router(endpoint: Callable[[], Endpoint]) -> APIRouter:
+def router(endpoint: Callable[[], Endpoint], checks: Sequence[Depends] = ()) -> APIRouter:
     """``GET /v2``, ``GET /v2/models/{m}`` and ``POST /v2/models/{m}/infer``; health is in :func:`health_router`."""
-    routes = APIRouter(route_class=JsonRoute, prefix="/v2", tags=["Open Inference Protocol V2"])
+    routes = APIRouter(route_class=JsonRoute, dependencies=checks, prefix="/v2", tags=["Open Inference Protocol V2"])
 
     @routes.get("")
     @routes.get("/", include_in_schema=False)  # which of the two is meant differs between the page and the schema

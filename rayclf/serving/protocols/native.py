@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from fastapi.params import Depends
 from pydantic import BaseModel
 
 from rayclf.serving.answer import Endpoint, ModelFacts
@@ -35,9 +36,9 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
-def router(endpoint: Callable[[], Endpoint]) -> APIRouter:
+def router(endpoint: Callable[[], Endpoint], checks: Sequence[Depends] = ()) -> APIRouter:
     """``POST /v1/classify``, ``GET /v1/models`` and ``GET /v1/model``."""
-    routes = APIRouter(route_class=JsonRoute, tags=["native"])
+    routes = APIRouter(route_class=JsonRoute, dependencies=checks, tags=["native"])
 
     @routes.post("/v1/classify", response_model=ClassifyResponse)
     async def classify(request: ClassifyRequest) -> Response:

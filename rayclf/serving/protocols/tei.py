@@ -6,11 +6,12 @@ logit. ``truncate`` unset cuts a text that is too long, as TEI's ``--auto-trunca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
+from fastapi.params import Depends
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from rayclf.serving.answer import Answer, Endpoint
@@ -64,9 +65,9 @@ class LabelScore(BaseModel):
     label: str
 
 
-def router(endpoint: Callable[[], Endpoint]) -> APIRouter:
+def router(endpoint: Callable[[], Endpoint], checks: Sequence[Depends] = ()) -> APIRouter:
     """``POST /predict``."""
-    routes = APIRouter(route_class=JsonRoute, tags=["TEI"])
+    routes = APIRouter(route_class=JsonRoute, dependencies=checks, tags=["TEI"])
 
     @routes.post("/predict")
     async def predict(request: PredictRequest) -> list[LabelScore] | list[list[LabelScore]]:

@@ -7,10 +7,11 @@ training, where vLLM refuses it: the length that counts is the classifier's, not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.params import Depends
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -53,9 +54,9 @@ class VllmClassificationRequest(BaseModel):
         return next((value for value in given if value is not None), True) is False
 
 
-def router(endpoint: Callable[[], Endpoint]) -> APIRouter:
+def router(endpoint: Callable[[], Endpoint], checks: Sequence[Depends] = ()) -> APIRouter:
     """``POST /classify``."""
-    routes = APIRouter(route_class=JsonRoute, tags=["vLLM"])
+    routes = APIRouter(route_class=JsonRoute, dependencies=checks, tags=["vLLM"])
 
     @routes.post("/classify", response_model=ClassificationResponse)
     async def classify(request: VllmClassificationRequest) -> Response:
