@@ -1,4 +1,4 @@
-"""One line of JSON for each request, and its count: method, route, status, time, model, tokens, and whose key.
+"""One line of JSON for each request, its count and its span: method, route, status, time, model, tokens, and whose key.
 
 Never texts or keys, and no path but the route's template, since a path is as the client likes it. Plain ASGI
 middleware, outside of all other, so that refusals of any layer are there too.
@@ -13,11 +13,15 @@ import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayclf.errors import OutputError
+from rayclf.serving import tracing
 from rayclf.serving.api_errors import ASGIApp, Message, Receive, Scope, Send
 from rayclf.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 VARIABLE = "RAYCLF_ACCESS_LOG"
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -54,16 +58,19 @@ def open_log(where: str) -> logging.Logger | None:
 
 
 class Access:
-    """Counts each request in ``metrics`` and, with a ``log``, writes its line."""
+    """Counts each request in ``metrics``; with a ``log`` writes its line, with a ``tracer`` makes its span."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: logging.Logger | None = None) -> None:
-        self.app, self._metrics, self._log = app, metrics, log
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, log: logging.Logger | None = None, tracer: Tracer | None = None
+    ) -> None:
+        self.app, self._metrics, self._log, self._tracer = app, metrics, log, tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application and look at what it answers."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         began, status, noted = time.perf_counter(), _CLIENT_GONE, dict[str, Any]()
+        span = tracing.begin(self._tracer, scope) if self._tracer is not None else None
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -79,14 +86,16 @@ class Access:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = getattr(scope.get("route"), "path", "")  # which the router has set; none for an unknown path
             self._metrics.http(route, method, status)
+            line = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "request_id": scope.get("state", {}).get("request_id"),
+                "method": method,
+                "route": route,
+                "status": status,
+                "milliseconds": round((time.perf_counter() - began) * 1000, 1),
+                **noted,
+            }
+            if span is not None:
+                tracing.end(span, line)
             if self._log is not None:
-                line = {
-                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                    "request_id": scope.get("state", {}).get("request_id"),
-                    "method": method,
-                    "route": route,
-                    "status": status,
-                    "milliseconds": round((time.perf_counter() - began) * 1000, 1),
-                    **noted,
-                }
                 self._log.info(json.dumps(line))

@@ -20,6 +20,7 @@ from rayclf.serving.limits import Limits, RateLimiter
 from rayclf.serving.metrics import Metrics
 from rayclf.serving.page import PAGE, POLICY
 from rayclf.serving.protocols import classification_form, kserve, native, tei, vllm
+from rayclf.serving.tracing import open_tracer
 
 
 def make_api(
@@ -34,7 +35,8 @@ def make_api(
     """The application in front of ``endpoint``, which should be a :class:`~rayclf.serving.guarded.Guarded` one.
 
     Everything but the testing page, the API's description and health asks for a key, where the keyring does. Each
-    request is counted in ``metrics`` and, with an ``access_log``, written there. ``tell_id`` is that of
+    request is counted in ``metrics`` and, with an ``access_log``, written there; :mod:`~rayclf.serving.tracing` says
+    when it gets a span. ``tell_id`` is that of
     :class:`~rayclf.serving.headers.Headers`.
     """
     app = FastAPI(title="rayclf", version=rayclf.__version__, description="Text classification by fine-tuned models.")
@@ -60,7 +62,7 @@ def make_api(
         return HTMLResponse(PAGE)
 
     headers.install(app, limits, {"/": POLICY}, tell_id)
-    app.add_middleware(Access, metrics=metrics, log=access_log)  # the last is the outermost
+    app.add_middleware(Access, metrics=metrics, log=access_log, tracer=open_tracer())  # the last is the outermost
     return app
 
 

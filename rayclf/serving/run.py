@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rayclf.cluster import connect, cores
 from rayclf.errors import ArtifactError, ResourceError, UserError
 from rayclf.model.info import find_artifact, is_remote, read_info, verify
+from rayclf.serving import tracing
 from rayclf.serving.access import VARIABLE as LOG_VARIABLE
 from rayclf.serving.access import open_log
 from rayclf.serving.keys import KeyStore, default_store, digest_of
@@ -85,6 +86,7 @@ def serve(
     told = os.environ.get(LOG_VARIABLE, "")
     access_log = told if told in ("", "0", "1") else os.path.abspath(told)  # replicas may run in another folder
     open_log(access_log)  # the same
+    tracing.are_wanted()  # the same
     import ray
     from ray import serve as ray_serve
 
