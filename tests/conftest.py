@@ -30,11 +30,15 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a Ray or a server of the session go to one process."""
+    """Tests that share an S3 server go to one process, and so do the integration tests of one file, which share runs
+    and endpoints on the process' Ray."""
     for item in items:
-        if item.path.parent.name == "integration" or {"s3", "cluster"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        if "s3" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("s3"))
+        elif item.path.parent.name in ("integration", "network"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from pyarrow import fs
 
 ENVIRONMENT = Path(__file__).resolve().parents[1] / ".venv-s3"
@@ -81,6 +82,12 @@ class NoServer(Exception):
 def install(environment: Path = ENVIRONMENT) -> Path:
     """The virtual environment with Swift, made if it is missing or not whole; raises NoServer without a network."""
     ready = environment / "ready"  # written last
+    with FileLock(environment.with_name(f"{environment.name}.lock")):  # several test processes may come at once
+        _install(environment, ready)
+    return environment
+
+
+def _install(environment: Path, ready: Path) -> None:
     if not ready.exists() or ready.read_text() != "\n".join(PACKAGES):
         shutil.rmtree(environment, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
@@ -91,7 +98,6 @@ def install(environment: Path = ENVIRONMENT) -> Path:
                 raise NoServer(f"no network to install Swift from: {done.stderr.strip().splitlines()[-1]}")
             raise RuntimeError(f"Swift cannot be installed:\n{done.stderr}")
         ready.write_text("\n".join(PACKAGES))
-    return environment
 
 
 def _scratch() -> Path:
