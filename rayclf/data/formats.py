@@ -242,7 +242,7 @@ def text_column(column: pa.Array) -> pa.Array:
         return pa.array([_as_text(v) for v in column.to_pylist()], pa.string())
     try:
         return pc.cast(column, pa.string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # intervals of months; bytes that are not UTF-8
         return pa.array([None if v is None else _written(v) for v in column.to_pylist()], pa.string())
 
 

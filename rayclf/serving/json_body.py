@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
@@ -78,15 +79,15 @@ class _JsonRequest(Request):
         return self._parsed
 
 
-class BeforeBody:
+class BeforeBody(ABC):
     """A dependency that :class:`JsonRoute` asks before it reads the body: who may not ask at all should cost nothing.
 
     FastAPI, which solves dependencies after that, calls it again with the same ``scope``.
     """
 
+    @abstractmethod
     async def __call__(self, request: HTTPConnection) -> None:
         """Raise ApiError for a request that is refused."""
-        raise NotImplementedError
 
 
 class JsonRoute(APIRoute):
