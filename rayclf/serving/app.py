@@ -53,6 +53,8 @@ class Models:
         self.metrics, self.gauge = Metrics(ray_metrics), Gauge()
         self.gauge.begin()  # it is not idle while it loads
         self.local = await _load(settings, self.metrics, self.gauge)
+        # What was asked for of late, as many models as there is room for, is what Serve then sends to this replica.
+        self.keep = serve.multiplexed(max_num_models_per_replica=settings.max_models or -1)(_named)
         self.gauge.end()
 
     async def answer(self, inputs: Sequence[Input], model: str | None, truncate: bool) -> Answer:
@@ -61,6 +63,8 @@ class Models:
         self.gauge.begin()
         try:
             answer = await self.local.answer(inputs, model, truncate=truncate)
+            if serve.get_multiplexed_model_id():
+                await self.keep(answer.model)
         finally:
             self.gauge.end()
         return answer
@@ -68,6 +72,11 @@ class Models:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve asks for what :class:`~rayclf.serving.autoscale.Scaling` goes by."""
         return self.gauge.read()
+
+
+async def _named(model: str) -> str:
+    """What :class:`~rayclf.serving.host.Host` loads and lets go; Serve is told the name alone."""
+    return model
 
 
 @serve.ingress()
@@ -221,9 +230,13 @@ def _shares(parts: Sequence[Part]) -> dict[str, Any]:
 
 def _version(number: str, models: Mapping[str, str] | str, share: float) -> Version:
     handle = serve.get_deployment_handle(_deployment(number))  # of this application
+    found = models_from(models)
+    several = isinstance(models, str) or len(models) > 1
 
     async def ask(inputs: list[Input], model: str | None, truncate: bool) -> Answer:
-        answer: Answer = await handle.answer.remote(inputs, model, truncate)
+        # To a replica that has the model, where one has; a name that is not served is for any of them to refuse.
+        to = handle.options(multiplexed_model_id=model) if several and model is not None and model in found else handle
+        answer: Answer = await to.answer.remote(inputs, model, truncate)
         return answer
 
-    return Version(number, models_from(models), ask, share)
+    return Version(number, found, ask, share)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import threading
 import time
 from collections import Counter
@@ -135,3 +137,41 @@ def test_it_goes_and_leaves_nothing(deployed: Deployment) -> None:
     deployments.delete("tickets")
     assert deployments.list_deployments() == []
     assert "tickets" not in serve.status().applications
+
+
+def test_requests_for_a_model_go_to_the_replica_that_has_it(
+    deployed: Deployment, artifacts: list[Path], tmp_path: Path
+) -> None:
+    """Two replicas with room for two models each, four models: each is loaded once, however often it is asked for."""
+    names = ("a", "b", "c", "d")
+    for name in names:
+        shutil.copytree(artifacts[0], tmp_path / "models" / name)
+    many = deployments.deploy("many", tmp_path / "models", replicas=(2, 2), max_models=2)
+
+    def ask_for(name: str) -> None:
+        answer = httpx.post(f"{many.url}/v1/classify", json=BODY | {"model": name}, timeout=60)
+        assert answer.json()["model"] == name
+
+    for name in names:
+        ask_for(name)
+        time.sleep(1)  # in which the replica tells what it has
+    before = loads()
+    for _ in range(10):
+        for name in names:
+            ask_for(name)
+    assert loads() == before
+    deployments.delete("many")
+
+
+def loads() -> float:
+    """How many models the replicas of ``many`` have loaded, as Ray's metrics tell, once they tell the same for long."""
+    node = ray.nodes()[0]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    told, since = -1.0, time.monotonic()
+    while time.monotonic() - since < 12:  # replicas tell their node every few seconds
+        pattern = r'^ray_rayclf_model_loads_total\{.*application="many".*\} (\S+)$'
+        values = re.findall(pattern, httpx.get(url, timeout=30).text, re.MULTILINE)
+        if (now := sum(map(float, values))) != told or now < 2:
+            told, since = now, time.monotonic()
+        time.sleep(0.5)
+    return told
