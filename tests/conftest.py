@@ -15,6 +15,7 @@ import pytest
 import torch
 from s3 import NoServer, S3Server
 from tiny import DECODERS, ENCODERS, SPACES, TEXTS, Made, make_classifier, write_backbone
+from xdist.scheduler import LoadScopeScheduling
 
 from rayclf.labels import LabelSpace, ProblemType
 
@@ -30,15 +31,16 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share an S3 server go to one process, and so do the integration tests of one file, which share runs
-    and endpoints on the process' Ray."""
-    for item in items:
-        if "s3" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("s3"))
-        elif item.path.parent.name in ("integration", "network"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Integration tests of one file go to one process: they share runs and endpoints on its Ray. Those with most tests
+    go first; all else goes wherever there is time. (``--dist loadgroup`` of xdist 3.8 does nothing with pytest 9.2.)"""
+    return _ByFile(config, log)
+
+
+class _ByFile(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if Path(file).parent.name in ("integration", "network") else nodeid
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
@@ -112,6 +114,29 @@ def test_a_replica_that_is_killed_loses_no_request(deployed: Deployment) -> None
         before = load.ended.total()
         wait(lambda: load.ended.total() > before + 2)
     assert {status for status, _ in load.ended} == {200}
+
+
+def test_a_controller_that_is_killed_forgets_nothing(deployed: Deployment) -> None:
+    """Requests are answered meanwhile, and afterwards it still puts the deployment to sleep and wakes it."""
+    before = deployments.status("tickets")
+
+    def controller() -> int:
+        actor = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        return int(ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=120))
+
+    old = controller()
+    with Load(deployed) as load:
+        wait(lambda: load.ended.total() > 2)
+        os.kill(old, signal.SIGKILL)
+        seen = load.ended.total()
+        wait(lambda: load.ended.total() > seen + 2)
+    assert {status for status, _ in load.ended} == {200}
+    assert controller() != old
+    wait(lambda: deployments.status("tickets").status == "RUNNING")
+    after = deployments.status("tickets")
+    assert [v.number for v in after.versions] == [v.number for v in before.versions]
+    wait(lambda: not running(deployed))
+    assert ask(deployed).status_code == 200
 
 
 def test_a_cluster_that_forgot_is_brought_back(deployed: Deployment) -> None:
