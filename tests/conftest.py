@@ -32,15 +32,24 @@ def pytest_configure() -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Integration tests of one file go to one process: they share runs and endpoints on its Ray. Those with most tests
-    go first; all else goes wherever there is time. (``--dist loadgroup`` of xdist 3.8 does nothing with pytest 9.2.)"""
+    """Tests of one file go to one process, since they share what takes long to make: runs, endpoints, a Ray.
+
+    ``--dist loadfile`` would begin with the files of most tests and end with one process alone at the longest.
+    """
+    config.option.loadscopereorder = False
     return _ByFile(config, log)
 
 
 class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if Path(file).parent.name in ("integration", "network") else nodeid
+        return nodeid if Path(file).parent.name == "docs" else file  # pages share nothing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those that take long go first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.parent.name not in ("docs", "integration", "network"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from fastapi import APIRouter, FastAPI, params
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
@@ -69,7 +69,7 @@ def make_api(
 def _own_routes(metrics: Metrics) -> APIRouter:
     routes = APIRouter(tags=["watching"])
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def show() -> Response:
         """Prometheus metrics of the process that answers."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
