@@ -97,7 +97,7 @@ def test_no_cpu_stays_reserved(found: tuple[Search, list[dict[str, object]]]) ->
 def test_ctrl_c_ends_the_trials_and_frees_their_cpus(
     cluster: None, few_questions: Path, backbone: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    free = wait_for_cpus()
+    free, before = wait_for_cpus(), signal.getsignal(signal.SIGINT)
     folder = tmp_path / "s"
 
     def interrupt() -> None:
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_the_trials_and_frees_their_cpus(
             trials=2,
         )
     assert {trial.state for trial in Search(folder).trials} <= {"cut", "waiting"}
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert wait_for_cpus() == free
 
 
