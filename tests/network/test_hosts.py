@@ -1,0 +1,71 @@
+"""Hosts in namespaces: they lose power and contact and come back, and a bad cable is one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hosts import Host, Link, Network, unavailable
+
+SERVER = """import hashlib, socket
+with socket.create_server(("0.0.0.0", 9000)) as door:
+    print("up", flush=True)
+    with door.accept()[0] as client, client.makefile("rb") as file:
+        print(hashlib.sha256(file.read()).hexdigest())
+"""
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable())
+
+
+def reachable(host: Host) -> bool:
+    """Whether a host answers, be it with a refusal."""
+    try:
+        socket.create_connection((host.address, 9), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def transfer(host: Host, content: bytes) -> tuple[str, float]:
+    """The hash of what a host has got, and the seconds that it took."""
+    server = host.start(sys.executable, "-c", SERVER, env=os.environ, stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"up\n"
+    began = time.monotonic()
+    with socket.create_connection((host.address, 9000)) as client:
+        client.sendall(content)
+    told, _ = server.communicate(timeout=60)
+    return told.decode().strip(), time.monotonic() - began
+
+
+def test_hosts_lose_power_and_contact_and_come_back(tmp_path: Path) -> None:
+    with Network(tmp_path, ("one", "two")) as network:
+        one, two = network.host("one"), network.host("two", Link(delay_s=0.05, loss=0.01))
+        told = one.run("sh", "-c", "hostname; getent hosts two; echo mine > /tmp/ray/file; ps ax | wc -l")
+        assert told.stdout.split()[:3] == ["one", two.address, "two"], told.stderr
+        assert int(told.stdout.split()[3]) < 10  # none of this machine's processes
+        assert two.run("ls", "/tmp/ray").stdout == ""
+
+        content = os.urandom(500_000)
+        (fast, short), (slow, long) = transfer(one, content), transfer(two, content)
+        assert fast == slow
+        assert short < 0.3 < long  # a few round trips of 0.1 s, and what was lost is sent again
+
+        one.cut()
+        assert not reachable(one)
+        one.join()
+        assert reachable(one)
+        process = one.start("sleep", "1000", env=os.environ)
+        one.kill()
+        process.wait(10)
+        one.boot()
+        assert reachable(one)
+        assert "sleep 1000" in one.run("ps", "ax").stdout  # of its first process
+        assert one.run("ls", "/tmp/ray").stdout == "file\n"
+    assert "rayclf" not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
