@@ -17,10 +17,12 @@ from rayclf import storage
 from rayclf.errors import UserError
 
 HEARTBEAT = "heartbeat.json"
+EVERY = 5.0  # seconds from one sign to the next
+SILENT = 60.0  # seconds without one after which a training is taken for dead
 
 
 @contextmanager
-def beating(folder: Path, every: float = 5.0) -> Iterator[None]:
+def beating(folder: Path, every: float = EVERY) -> Iterator[None]:
     """Keep ``heartbeat.json`` of a run folder fresh while the block runs, every so many seconds.
 
     A disk that refuses for a moment is passed over: what must be written there will tell of it.
@@ -51,3 +53,16 @@ def last_beat(folder: Path) -> float | None:
         return float(storage.read_json(folder / HEARTBEAT)["time"])
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
+
+
+def is_heard(folder: Path, seconds: float = 3 * EVERY) -> bool:
+    """Whether a driver gives a sign of life within so many seconds, wherever it runs. One that has been silent for long
+    is not waited for; else only a new sign counts, since the clock of another machine may be wrong."""
+    before, deadline = last_beat(folder), time.monotonic() + seconds
+    if before is None or time.time() - before > SILENT:
+        return False
+    while time.monotonic() < deadline:
+        if last_beat(folder) != before:
+            return True
+        time.sleep(min(0.5, seconds / 10))
+    return False

@@ -10,6 +10,7 @@ from typing import Any
 from rayclf import storage
 from rayclf.config import Config
 from rayclf.errors import ConfigError, OutputError
+from rayclf.training.heartbeat import is_heard, last_beat
 from rayclf.training.run import Run, is_run
 
 CHECKPOINTS = "checkpoints"
@@ -30,9 +31,22 @@ def interrupted(output: str | os.PathLike[str]) -> Run | None:
         return None
     run = Run(folder)
     status = run.status
-    if status["state"] == "running" and status["host"] == os.uname().nodename and _lives(status["pid"]):
-        raise OutputError(f"{os.fspath(output)}: process {status['pid']} is training there; stop it first")
+    if status["state"] == "running" and _trains(run, status["host"], status["pid"]):
+        where = f"process {status['pid']} on {status['host']}"
+        raise OutputError(f"{os.fspath(output)}: {where} is training there; stop it first")
     return run
+
+
+def _trains(run: Run, host: str, pid: int) -> bool:
+    """Whether the process of a run still works at it.
+
+    Its number alone does not say so: on another host it cannot be looked for, and in a container that has started
+    again something else soon has the same one. So its signs of life are listened to, where it gives any.
+    """
+    here = host == os.uname().nodename
+    if here and not _lives(pid):
+        return False
+    return here if last_beat(run.folder) is None else is_heard(run.folder)
 
 
 def _lives(pid: int) -> bool:

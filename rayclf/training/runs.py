@@ -19,12 +19,11 @@ import yaml
 from rayclf import storage
 from rayclf.errors import OutputError
 from rayclf.training.comparison import metrics_of, settings_of
-from rayclf.training.heartbeat import last_beat
+from rayclf.training.heartbeat import SILENT, last_beat
 from rayclf.training.run import Run, is_run
 from rayclf.training.tail import Tail
 
 State = Literal["running", "done", "stopped", "failed", "unreadable"]
-SILENT = 60.0  # seconds without a sign of life after which a training is taken for dead
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rayclf.config_file import load_config
 from rayclf.errors import ConfigError, OutputError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.storage import write_json
+from rayclf.training.heartbeat import HEARTBEAT, beating, is_heard
 from rayclf.training.resume import check_same, go_on, interrupted, prune_checkpoints
 from rayclf.training.run import Run, create_run
 
@@ -40,10 +42,26 @@ def test_a_run_whose_process_is_gone_can_go_on(tmp_path: Path) -> None:
 def test_a_run_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
     run = begun(tmp_path / "x")
     run.write_status(pid=os.getppid())
-    with pytest.raises(OutputError, match=rf"process {os.getppid()} is training there"):
+    with pytest.raises(OutputError, match=rf"process {os.getppid()} on \S+ is training there"):
         interrupted(tmp_path / "x")
-    run.write_status(host="another")  # whose processes cannot be seen from here
+    run.write_status(host="another")  # whose processes cannot be seen from here, and this one gave no sign of life
     assert interrupted(tmp_path / "x") == run
+
+
+def test_a_run_that_is_being_trained_on_another_host_is_left_alone(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    run.write_status(host="another")
+    with beating(run.folder, every=0.1), pytest.raises(OutputError, match=r"on another is training there"):
+        interrupted(tmp_path / "x")
+
+
+def test_a_run_whose_number_another_process_has_got_can_go_on(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    run.write_status(pid=os.getppid())
+    write_json(run.folder / HEARTBEAT, {"time": time.time() - 100})
+    assert interrupted(tmp_path / "x") == run
+    write_json(run.folder / HEARTBEAT, {"time": time.time()})
+    assert not is_heard(run.folder, seconds=0.2)
 
 
 def test_what_is_not_asked_for_stays(tmp_path: Path) -> None:

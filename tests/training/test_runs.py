@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from rayclf.errors import OutputError
 from rayclf.training.comparison import compare
-from rayclf.training.heartbeat import HEARTBEAT, beating, last_beat
+from rayclf.training.heartbeat import HEARTBEAT, SILENT, beating, last_beat
 from rayclf.training.run import Run
 from rayclf.training.runs import (
-    SILENT,
     check_idle,
     delete,
     find_runs,
