@@ -1,4 +1,5 @@
-"""A real S3 server for tests: OpenStack Swift with its S3 interface, on the loopback alone, and a relay that fails.
+"""A real S3 server for tests: OpenStack Swift with its S3 interface, on the loopback alone unless told otherwise, and a
+relay that fails.
 
 Swift lives in a virtual environment of its own, ``.venv-s3`` beside ``.venv``, made once (65 MB).
 """
@@ -43,7 +44,7 @@ FILTERS = {  # in the order a request goes through them
     "symlink": "",
 }
 SERVER = """[DEFAULT]
-bind_ip = 127.0.0.1
+bind_ip = {address}
 bind_port = {port}
 user = {user}
 swift_dir = {root}
@@ -113,12 +114,15 @@ def _scratch() -> Path:
 
 
 class S3Server:
-    """``with S3Server() as s3``: started in 2 to 3 seconds, gone at the end or with its parent."""
+    """``with S3Server() as s3``: started in 2 to 3 seconds, gone at the end or with its parent.
+
+    ``address`` is where its door listens, what is behind it on the loopback.
+    """
 
     access_key, secret_key, region = "test:tester", "testing", "us-east-1"
 
-    def __init__(self) -> None:
-        self._bin = install() / "bin"
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._bin, self._address = install() / "bin", address
         self._processes: list[subprocess.Popen[bytes]] = []
         self._buckets = 0
 
@@ -133,11 +137,11 @@ class S3Server:
 
     def _start(self) -> None:
         (self._root / "node/d1").mkdir(parents=True)
-        doors = [socket.create_server(("127.0.0.1", 0)) for _ in KINDS]
+        doors = [socket.create_server((self._at(kind), 0)) for kind in KINDS]
         ports = {kind: door.getsockname()[1] for kind, door in zip(KINDS, doors, strict=True)}
         for door in doors:
             door.close()
-        self.endpoint = f"http://127.0.0.1:{ports['proxy']}"
+        self.endpoint = f"http://{self._address}:{ports['proxy']}"
         (self._root / "swift.conf").write_text(
             "[swift-hash]\nswift_hash_path_suffix = tests\n[storage-policy:0]\nname = default\ndefault = yes\n"
         )
@@ -146,19 +150,29 @@ class S3Server:
         for kind in KINDS:
             self._processes.append(self._launch(kind, ports[kind]))
         end = time.monotonic() + 60
-        for port in ports.values():
-            while not _answers(port):
+        for kind, port in ports.items():
+            while not _answers(port, self._at(kind)):
                 if time.monotonic() > end or any(process.poll() is not None for process in self._processes):
                     logs = "\n".join((self._root / f"{kind}.log").read_text() for kind in KINDS)
                     raise RuntimeError(f"Swift did not start:\n{logs}")
                 time.sleep(0.05)
+
+    def _at(self, kind: str) -> str:
+        return self._address if kind == "proxy" else "127.0.0.1"
 
     def _launch(self, kind: str, port: int) -> subprocess.Popen[bytes]:
         filters = FILTERS if kind == "proxy" else {}
         config = self._root / f"{kind}-server.conf"
         pipeline = " ".join([*filters, f"{kind}-server"])
         config.write_text(
-            SERVER.format(kind=kind, port=port, user=getpass.getuser(), root=self._root, pipeline=pipeline)
+            SERVER.format(
+                kind=kind,
+                address=self._at(kind),
+                port=port,
+                user=getpass.getuser(),
+                root=self._root,
+                pipeline=pipeline,
+            )
             + "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n{extra}" for name, extra in filters.items())
         )
         command = [sys.executable, "-c", LAUNCH, self._bin / f"swift-{kind}-server", config, "-v"]
@@ -207,9 +221,9 @@ class S3Server:
         return name
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, address: str = "127.0.0.1") -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1):
+        with urllib.request.urlopen(f"http://{address}:{port}/", timeout=1):
             return True
     except urllib.error.HTTPError as error:  # any HTTP answer will do
         error.close()
