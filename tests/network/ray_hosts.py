@@ -27,7 +27,7 @@ def until(happened: Callable[[], Any], what: str, seconds: float) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := happened()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
+        time.sleep(0.5)
     return found
 
 

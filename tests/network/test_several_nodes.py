@@ -1,17 +1,25 @@
-"""Prepare, train and score over several hosts, each with its own network, by ``ray job submit``."""
+"""A cluster of real hosts on one machine: what crosses a network, and what fails on it.
+
+The faults take half an hour, so they run when they are asked for, one or all of them:
+
+    RAYCLF_NETWORK_FAULTS=1 python -m pytest tests/network [-k cut-off]
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
+from faults import FAULTS
 from hosts import unavailable
 from lab import Lab
 from ray_hosts import Cluster
 from s3 import NoServer
-from work import QUICK, Work, as_client, hosts_of, train
+from work import LONG, QUICK, Work, as_client, hosts_of, train
 
 from rayclf.cluster import cores
 
@@ -52,3 +60,24 @@ def test_prepare_train_on_two_nodes_and_score(lab: Lab) -> None:
             told = subprocess.run(command, capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
         assert f"{QUICK.corpus:,}" in told.stdout or str(QUICK.corpus) in told.stdout
+
+
+@pytest.fixture(scope="module")
+def work(lab: Lab) -> Work:
+    """Longer work, done once without a fault."""
+    check_cores()
+    made = Work(lab, LONG)
+    made.undisturbed()
+    return made
+
+
+@pytest.mark.skipif("RAYCLF_NETWORK_FAULTS" not in os.environ, reason="set RAYCLF_NETWORK_FAULTS=1: takes half an hour")
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault(work: Work, name: str) -> None:
+    if name == "head-restarted" and shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server, of the package of that name")
+    outcome = FAULTS[name](work)
+    assert outcome.whole, outcome
+    assert not outcome.errors, outcome
+    assert outcome.resumed or name in ("slow-link", "cut-off", "node-joins"), outcome
+    assert "scoring used it" in outcome.notes or name != "node-joins", outcome

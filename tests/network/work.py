@@ -44,7 +44,7 @@ class Size:
     corpus: int
 
 
-QUICK, LONG = Size(300, 1, 4000), Size(800, 6, 60_000)
+QUICK, LONG = Size(300, 1, 4000), Size(800, 6, 120_000)
 
 
 def texts(count: int, seed: int) -> Iterator[tuple[str, str]]:
