@@ -60,6 +60,13 @@ def unavailable() -> str:
     if (done := _ip("netns", "add", name, check=False)).returncode:
         return f"network namespaces are not allowed here: {done.stderr.strip()}"
     _ip("netns", "del", name)
+    if (done := _ip("link", "add", "rayclf-probe", "type", "bridge", check=False)).returncode:
+        return f"bridges are not allowed here: {done.stderr.strip()}"
+    _ip("link", "del", "rayclf-probe")
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"bad cables need TAP devices: /dev/net/tun: {error.strerror}"
     return ""
 
 

