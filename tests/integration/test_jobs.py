@@ -160,7 +160,7 @@ def test_a_job_that_is_stopped_leaves_a_run_to_go_on_with(head: Head, backbone: 
         "backbone": str(backbone("bert")),
         "resume": True,
         "config": {
-            "train": {"epochs": 40, "precision": "fp32", "checkpoint_steps": 5},
+            "train": {"epochs": 20, "precision": "fp32"},
             "resources": {"cpus_per_worker": 0.5},
         },
     }
