@@ -69,7 +69,7 @@ def _restrict(layer: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     kwargs = {**kwargs, "reading": pooled}
     try:
         layer.forward(*args, **kwargs)
-        raise NotImplementedError(f"{type(layer).__name__}: its attention is not rayclf's")
+        raise TypeError(f"{type(layer).__name__}: its attention is not rayclf's")
     except Enough:
         pass
     if args:

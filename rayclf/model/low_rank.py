@@ -83,7 +83,7 @@ class _Mix:
         elif size % self.rows[-1] == 0:
             times = size // self.rows[-1]
         else:
-            raise NotImplementedError(f"a layer reads {size} states of {self.rows[-1]} rows; adapters cannot mix in it")
+            raise ValueError(f"a layer reads {size} states of {self.rows[-1]} rows; adapters cannot mix in it")
         for layers, begin, end in zip(self.layers, ends, ends[1:], strict=False):
             yield layers, begin * times, end * times
 

@@ -112,7 +112,7 @@ def attend(
         )
         return padded
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
-        raise NotImplementedError(f"{type(module).__name__}: packed attention has no soft caps or position biases")
+        raise TypeError(f"{type(module).__name__}: packed attention has no soft caps or position biases")
     if torch.is_autocast_enabled(query.device.type):  # rotary positions leave float32 behind; varlen_attn is not cast
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from invoking import invoke
 
 from rayclf.cli import deploy, show
 from rayclf.errors import ConfigError
@@ -42,11 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(app, words)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return invoke(app, *words)
 
 
 def test_only_what_is_given_is_passed_on(calls: list[Any]) -> None:

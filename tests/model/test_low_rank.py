@@ -83,7 +83,7 @@ def test_states_of_no_known_row_are_not_mixed() -> None:
     net = nn.Sequential(nn.Linear(4, 3))
     mixer = Mixer(net)
     layers = [{"0": LowRank(torch.zeros(4, 1), torch.zeros(1, 3))} for _ in range(2)]
-    with torch.no_grad(), mixer.mixed(layers), pytest.raises(NotImplementedError, match="7 states of 2 rows"):
+    with torch.no_grad(), mixer.mixed(layers), pytest.raises(ValueError, match="7 states of 2 rows"):
         net(torch.zeros(7, 4))
     assert net(torch.zeros(7, 4)).shape == (7, 3)
 
