@@ -35,6 +35,7 @@ from rayclf.storage_errors import failures, shown
 FORMAT = 2
 FREE = ("price_per_hour",)  # what may change from one run of a job to the next
 _AT_ONCE = 16  # requests under way
+_HELD = 64  # files of records in memory at a time, of up to 1,000 records each
 _PASSES = 3  # over the records: while a job runs, some that were listed may be in a new batch when they are read
 _STALE = 600  # seconds after which a draft has no writer any more
 
@@ -168,8 +169,8 @@ class Manifest:
             if not paths:
                 break
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                for start in range(0, len(paths), 1024):  # so many are held at a time
-                    some = paths[start : start + 1024]
+                for start in range(0, len(paths), _HELD):
+                    some = paths[start : start + _HELD]
                     for path, records in zip(some, pool.map(_read, some), strict=True):
                         new = [record for record in records if record["unit"] not in seen]
                         seen.update(record["unit"] for record in new)
