@@ -167,7 +167,7 @@ def test_it_goes_and_leaves_nothing(deployed: Deployment) -> None:
 def test_requests_for_a_model_go_to_the_replica_that_has_it(
     deployed: Deployment, artifacts: list[Path], tmp_path: Path
 ) -> None:
-    """Two replicas with room for two models each, four models: each is loaded once, however often it is asked for."""
+    """Two replicas with room for two models each, four models: none is loaded again, however often it is asked for."""
     names = ("a", "b", "c", "d")
     for name in names:
         shutil.copytree(artifacts[0], tmp_path / "models" / name)
