@@ -47,12 +47,14 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class Replicas:
-    """The processes that score: at least and at most how many, and what each of them holds."""
+    """The processes that score: at least and at most how many, what each of them holds, and with GPUs at most how many
+    processes read for them."""
 
     least: int
     most: int
     gpus: float
     cpus: float
+    readers: int = 0
 
     @property
     def resources(self) -> dict[str, float]:
@@ -159,7 +161,9 @@ def choose_replicas(asked: int | tuple[int, int] | None, gpus: float, units: int
     least, most = min(least, units), min(most, units)
     if not has_gpus:
         require_cpus(least, f"scoring with {least} replicas", "lower --replicas")
-    return Replicas(least, most, gpus if has_gpus else 0, 1)
+        return Replicas(least, most, 0, 1)
+    # Ray Data starts more of them only while replicas wait; more nodes than there are now may come.
+    return Replicas(least, most, gpus, 1, readers=min(units, max(2 * most, int(there.get("CPU", 0)) - most)))
 
 
 @contextmanager
@@ -226,7 +230,7 @@ def _dataset(job: ScoreJob, units: Sequence[Unit], pool: Replicas) -> ray.data.D
     items = [{"unit": json.dumps(asdict(unit))} for unit in units]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if pool.gpus:
-        dataset = dataset.map(_Read, fn_constructor_args=(job,), num_cpus=1, concurrency=(1, 2 * pool.most))
+        dataset = dataset.map(_Read, fn_constructor_args=(job,), num_cpus=1, concurrency=(1, pool.readers))
     return dataset.map_batches(
         UnitScorer,
         batch_size=1,

@@ -1,6 +1,7 @@
 """Fine-tuning against the plain Hugging Face Trainer: the same rows, backbone, epochs and batch, the same rates tried.
 
-    python tests/benchmarks/train.py TRAIN VALIDATION [--learning-rates 1e-4,2e-4] [--lora] [--group-by-length]
+    python tests/benchmarks/train.py TRAIN VALIDATION [--learning-rates 1e-4,2e-4] [--lora] [--group-by-length] \
+        [--set train.dropout=0.1]
 
 For each seed and learning rate the peer and then rayclf train, each in a process of its own with the same number of
 threads, and are judged on the validation file by the same code: accuracy, or macro-F1 of a multilabel task at 0.5 and,
@@ -120,7 +121,8 @@ def ours(args: argparse.Namespace, rate: float, seed: int) -> dict[str, Any]:
                 "evaluation.baseline": False,
                 "evaluation.training_rows": 0,
                 "resources.threads": args.threads,
-            },
+            }
+            | dict(setting.split("=", 1) for setting in args.set),
         )
         last = {event["epoch"]: event for event in run.events if event["kind"] == "step"}
         rows = run.status["rows"]["train"]
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--group-by-length", action="store_true", help="of the peer's batches")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", default="17")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of rayclf's configuration")
     parser.add_argument("--only", choices=["peer", "ours"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:

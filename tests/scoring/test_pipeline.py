@@ -11,7 +11,7 @@ from job_folder import begin, write_input
 
 from rayclf.errors import DataError
 from rayclf.scoring import pipeline
-from rayclf.scoring.pipeline import look_at_input
+from rayclf.scoring.pipeline import choose_replicas, look_at_input
 from rayclf.scoring.units import InputFile, look_at
 
 
@@ -45,3 +45,21 @@ def test_the_first_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (source / name).write_text("")
     with pytest.raises(DataError, match="b.jsonl: holds no rows"):
         look_at_input(source)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "share", "units", "expected"),
+    [
+        (96, 8, 1, 1000, (8, 88)),  # the CPUs that no replica has
+        (96, 8, 0.5, 1000, (16, 80)),
+        (16, 8, 1, 1000, (8, 16)),  # two a replica, at the least
+        (96, 8, 1, 20, (8, 20)),  # no more than there are units
+        (8, 0, 1, 1000, (7, 0)),  # replicas on CPUs read themselves
+    ],
+)
+def test_as_many_processes_read_as_there_are_cpus_left(
+    cpus: int, gpus: int, share: float, units: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": cpus, "GPU": gpus})
+    pool = choose_replicas(None, share, units)
+    assert (pool.most, pool.readers) == expected
