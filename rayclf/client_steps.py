@@ -74,9 +74,9 @@ class Retry:
             left = max(end - self.clock(), 0.001)
             request.extensions["timeout"] = httpx.Timeout(left).as_dict()
             outcome = yield request
-            if isinstance(outcome, httpx.Response) and outcome.status_code not in _AGAIN:
-                return outcome
             problem = _problem(place, outcome)
+            if isinstance(outcome, httpx.Response) and not _was_lost(outcome, problem):
+                return outcome
             if not isinstance(outcome, httpx.Response) and not _may_pass(outcome):
                 raise problem
             wait = _retry_after(outcome) + self.jitter(0.0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
@@ -85,6 +85,12 @@ class Retry:
             yield wait
         told = f"{problem} (attempts: {attempt + 1}, timeout {self.timeout:g} s)"
         raise ClientError(told, problem.status, problem.code)
+
+
+def _was_lost(response: httpx.Response, problem: ClientError) -> bool:
+    """Whether another attempt can better an answer: also a 500 in another's words, which is what Ray Serve's proxy says
+    when a replica goes away with the request. The endpoint's own is the same each time."""
+    return response.status_code in _AGAIN or (response.status_code == 500 and problem.code is None)
 
 
 def _may_pass(error: httpx.RequestError | None) -> bool:

@@ -69,6 +69,7 @@ def refused(status: int, **headers: str) -> httpx.Response:
     "outcome",
     [
         *map(refused, (429, 502, 503, 504)),
+        httpx.Response(500, text="Internal Server Error"),  # a proxy's, of a request whose replica went away
         httpx.ConnectError("x"),
         httpx.ReadTimeout(""),
         httpx.RemoteProtocolError("x"),

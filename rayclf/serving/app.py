@@ -25,7 +25,7 @@ from rayclf.serving.answer import Answer, Endpoint
 from rayclf.serving.autoscale import Gauge, Scaling
 from rayclf.serving.batching import BatchReport
 from rayclf.serving.keys import KeyStore
-from rayclf.serving.limits import Limits
+from rayclf.serving.limits import Limits, RateLimiter
 from rayclf.serving.metrics import Metrics
 from rayclf.serving.remote import RemoteModels, Version, VersionHeader
 from rayclf.serving.settings import Settings as Settings
@@ -113,7 +113,8 @@ class Ingress:
         keyring = Keyring(store, told.key_digest, required=bool(store or told.key_digest))
         schedule = Schedule.parse(told.schedule) if told.schedule else None
         guarded = Guarded(self.models, limits, schedule, self.metrics)
-        api = make_api(guarded, keyring, limits, self.metrics, open_log(told.access_log), tell_id=False)
+        rates = RateLimiter(processes=told.ingresses)
+        api = make_api(guarded, keyring, limits, self.metrics, open_log(told.access_log), tell_id=False, rates=rates)
         api.add_middleware(VersionHeader)
         return api
 
@@ -163,9 +164,11 @@ def versioned(parts: Sequence[Part], doors: Settings) -> serve.Application:
     """One ingress before several versions, the first of which is the main one; keys, limits and schedule are those of
     ``doors``. Run again with others it changes what differs: versions of the same number go on untouched, and the
     ingress takes new shares without a restart."""
-    front = _ingress().options(ray_actor_options={"num_cpus": 0}, user_config=_shares(parts))
+    front = _ingress().options(
+        ray_actor_options={"num_cpus": 0}, user_config=_shares(parts), num_replicas=doors.ingresses
+    )
     if parts[0].number:
-        told = json.dumps([doors.plain()[name] for name in _DOORS] + [doors.sleeps])
+        told = json.dumps([doors.plain()[name] for name in _DOORS] + [doors.sleeps, doors.ingresses])
         front = _pinned(front, hashlib.sha256(told.encode()).hexdigest()[:12])
     return front.bind(doors, *(_models(part) for part in parts))
 

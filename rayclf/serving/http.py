@@ -31,17 +31,18 @@ def make_api(
     access_log: logging.Logger | None = None,
     *,
     tell_id: bool = True,
+    rates: RateLimiter | None = None,
 ) -> FastAPI:
     """The application in front of ``endpoint``, which should be a :class:`~rayclf.serving.guarded.Guarded` one.
 
     Everything but the testing page, the API's description and health asks for a key, where the keyring does. Each
     request is counted in ``metrics`` and, with an ``access_log``, written there; :mod:`~rayclf.serving.tracing` says
-    when it gets a span. ``tell_id`` is that of
-    :class:`~rayclf.serving.headers.Headers`.
+    when it gets a span. ``tell_id`` is that of :class:`~rayclf.serving.headers.Headers`; ``rates`` counts the requests
+    of each key, as if this were the only process when unset.
     """
     app = FastAPI(title="rayclf", version=rayclf.__version__, description="Text classification by fine-tuned models.")
     error_handlers.install(app)
-    check = params.Depends(_KeyCheck(keyring, RateLimiter()))
+    check = params.Depends(_KeyCheck(keyring, rates or RateLimiter()))
 
     def get() -> Endpoint:
         return endpoint

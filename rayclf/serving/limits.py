@@ -78,11 +78,12 @@ def _characters(item: Any) -> int:
 class RateLimiter:
     """A token bucket for each key (Turner 1986; RFC 2697 has the same): so many requests a minute, as many at once.
 
-    It counts what this process sees: with several ingress processes each gives the full rate. ``clock`` is in seconds.
+    It counts what this process sees: each of ``processes`` gives its part of a rate. ``clock`` is in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = 10_000) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = 10_000, *, processes: int = 1) -> None:
         self._clock = clock
+        self._processes = processes
         self._most = most
         self._buckets: dict[str, tuple[float, float, float]] = {}  # requests left, at which time, rate a minute
 
@@ -91,6 +92,7 @@ class RateLimiter:
         if per_minute is None:
             return 0.0
         now = self._clock()
+        per_minute /= self._processes
         capacity = max(1.0, per_minute)
         left = min(self._left(key, now, capacity), capacity)
         wait = 0.0 if left >= 1.0 else (1.0 - left) * 60.0 / per_minute

@@ -73,6 +73,12 @@ class Settings:
         return self.replicas != (1, 1)
 
     @property
+    def ingresses(self) -> int:
+        """How many processes take requests: two where several replicas may answer, that a node which dies takes no more
+        than the requests it has."""
+        return 2 if self.replicas[1] > 1 else 1
+
+    @property
     def sleeps(self) -> bool:
         """Whether there may be no replica at all."""
         return self.replicas[0] == 0 or self.schedule is not None

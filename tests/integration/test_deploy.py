@@ -172,6 +172,8 @@ def test_requests_for_a_model_go_to_the_replica_that_has_it(
     for name in names:
         shutil.copytree(artifacts[0], tmp_path / "models" / name)
     many = deployments.deploy("many", tmp_path / "models", replicas=(2, 2), max_models=2)
+    # Where a node dies that has one of them, the other one takes requests.
+    assert serve.status().applications["many"].deployments["Ingress"].replica_states == {"RUNNING": 2}
 
     def ask_for(name: str) -> None:
         answer = httpx.post(f"{many.url}/v1/classify", json=BODY | {"model": name}, timeout=60)

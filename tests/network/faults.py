@@ -88,6 +88,8 @@ def head_restarted(work: Work) -> Outcome:
             cluster.host("head").kill()
             time.sleep(5)
             power_back(cluster, "head")
+            until(lambda: cluster.get("/api/version"), "the head answers again", 120)
+            cluster.drivers_died()
 
         return undergo(work, "head restarted", cluster, disturb)
 

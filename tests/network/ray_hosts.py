@@ -54,7 +54,7 @@ class Cluster:
         self._env = lab.env | {"RAYCLF_HOME": str(lab.folder / f"home-{self.number}")}
         if redis:
             self._env |= {"RAY_REDIS_ADDRESS": lab.redis(), "RAY_external_storage_namespace": f"cluster-{self.number}"}
-        self._submitted = 0
+        self._submitted, self._dead = 0, set[str]()
 
     def __enter__(self) -> Cluster:
         try:
@@ -167,8 +167,16 @@ class Cluster:
             assert "No available agent" in done.stderr, done.stdout + done.stderr
             assert time.monotonic() < deadline, done.stderr
 
+    def drivers_died(self) -> None:
+        """The head, on which drivers are, was without power. Of their jobs Ray 2.60 says that they run, until the head
+        that came back is sent another one."""
+        told = self.get("/api/jobs/") or []
+        self._dead |= {job["submission_id"] for job in told if job["submission_id"] and job["status"] not in ENDED}
+
     def state(self, job: str) -> str:
         """Ray's word on a job; empty while the head does not answer."""
+        if job in self._dead:
+            return "FAILED"
         told = self.get(f"/api/jobs/{job}")
         return told["status"] if told else ""
 

@@ -94,6 +94,12 @@ def test_a_rate_that_is_changed_holds_at_once() -> None:
     assert taken == [0, 0, 30, 30]
 
 
+def test_each_of_several_processes_gives_its_part_of_a_rate() -> None:
+    limiter = RateLimiter(lambda: 0.0, processes=2)
+    assert [limiter.take("a", 4) for _ in range(3)] == [0, 0, 30]
+    assert [limiter.take("b", 1) for _ in range(2)] == [0, 120]  # never none at all
+
+
 def test_full_buckets_are_forgotten() -> None:
     time = [0.0]
     limiter = RateLimiter(lambda: time[0], most=10)
