@@ -33,6 +33,8 @@ def connect() -> None:
     _own = False
     # Reports reach the trainer when it polls its workers: every 2 s by default, which a small run would feel.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Workers that find no room are counted anew after 60 s by default; where there is room they find it at once.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local Ray reports to nobody unless asked to
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
@@ -46,7 +48,6 @@ def connect() -> None:
             ) from None
     else:
         _own = True
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         try:
             ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
         except Exception as error:  # Ray has no error of its own for it; it gives its parts 15 s to answer each other

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -18,6 +18,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from rayclf import storage
 from rayclf.cluster import is_own, root_cause
 from rayclf.model.info import read_info, write_info
+from rayclf.training.elastic import Elastic
 from rayclf.training.job import Job, train_loop
 from rayclf.training.plan import Cluster
 from rayclf.training.resume import CHECKPOINTS, prune_checkpoints
@@ -56,7 +57,7 @@ def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None])
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
-    """Without processes that do nothing here, of which each takes seconds to start on a small machine.
+    """With our count of the room for workers, and without processes that do nothing here: each takes seconds to start.
 
     Rows come from the prepared data, not from Ray Data. The guard that frees the workers' places when a trainer dies is
     for the other jobs of a cluster; it asks the dashboard, which a local Ray has not, and Ray 2.60 waits 12 s for it.
@@ -65,6 +66,11 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
     def _create_default_callbacks(self) -> list[Any]:
         left_out = (DatasetsCallback, PlacementGroupCleanerCallback) if is_own() else (DatasetsCallback,)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, left_out)]
+
+    def _initialize_and_run_controller(self, **told: Any) -> Result:
+        if self.scaling_config.elasticity_enabled:
+            told["scaling_policy"] = Elastic(self.scaling_config)
+        return super()._initialize_and_run_controller(**told)
 
 
 def _trainer(run: Run, job: Job, cluster: Cluster) -> TorchTrainer:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.1"
-os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"  # how long it hopes for two workers again
 
 import ray
 from ray._raylet import GcsClient
@@ -30,12 +29,15 @@ def main() -> None:
     """Train, and print what happened as JSON."""
     backbone, data, settings = sys.argv[1], sys.argv[2], sys.argv[4]
     folder = Path(sys.argv[3])
-    # 2 CPUs a worker: one fits on each node, and a task that reads fits beside the first.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    # 2 CPUs a worker: one fits on each node, and a task that reads and something else fit beside the first.
+    head = {"num_cpus": 4, "resources": {"head": 1}, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     other = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     os.environ["RAY_ADDRESS"] = cluster.address
     connect()
+    other_work = ray.remote(num_cpus=1, resources={"head": 1})(threading.Event).remote()
+    ray.get(other_work.is_set.remote())  # a second worker has no room beside it
     seen: list[Any] = []
 
     def take_away() -> None:
