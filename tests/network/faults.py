@@ -118,7 +118,16 @@ def node_joins(work: Work) -> Outcome:
                 used.append("scoring" if run is None else "training")
 
         outcome = undergo(
-            work, "node joins", cluster, disturb, cpus=2, replicas=1, scorers=(1, 4), between=leave, seen=wait_for_use
+            work,
+            "node joins",
+            cluster,
+            disturb,
+            cpus=2,
+            tokens=1,  # a row at a time: Ray looks for new nodes once a minute
+            replicas=1,
+            scorers=(1, 4),
+            between=leave,
+            seen=wait_for_use,
         )
         outcome.notes += [f"{what} used it" for what in used]
         return outcome
@@ -147,6 +156,7 @@ def undergo(
     disturb: Disturb,
     *,
     cpus: int = 4,
+    tokens: int = 64,
     replicas: int = 2,
     scorers: tuple[int, int] = (2, 2),
     between: Callable[[], None] = lambda: None,
@@ -173,7 +183,7 @@ def undergo(
             disturb((places or ["worker-1"])[0])
             seen(None)
 
-        run = train(cluster, work.training([1, 2], cpus), while_training)
+        run = train(cluster, work.training([1, 2], cpus, tokens), while_training)
         outcome.resumed = [line["step"] for line in run.lines if line["kind"] == "resumed"]
         outcome.off = differs(run, work)
         log.info("trained on %s, resumed after %s, off by %g", hosts_of(run), outcome.resumed, outcome.off)

@@ -94,13 +94,13 @@ class Work:
         """Prepared data in the store."""
         cluster.do("prepare", {"data": self.place("labelled.jsonl"), "output": self.place("data")})
 
-    def training(self, workers: int | list[int], cpus: int = 4) -> dict[str, object]:
-        """The settings of a new training, with ``cpus`` for each worker."""
+    def training(self, workers: int | list[int], cpus: int = 4, tokens: int = 64) -> dict[str, object]:
+        """The settings of a new training, with ``cpus`` for each worker; the fewer ``tokens`` at a time, the slower."""
         self.runs += 1
         train = {
             "epochs": self.size.epochs,
             "batch_size": 32,
-            "micro_batch_tokens": 64,  # a few rows at a time, so that there is time for a fault
+            "micro_batch_tokens": tokens,
             "learning_rate": 3e-3,
             "precision": "fp32",
             "checkpoint_steps": 5,
