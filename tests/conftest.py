@@ -22,13 +22,8 @@ from rayclf.labels import LabelSpace, ProblemType
 torch.set_num_threads(1)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Two processes a core: half of the time a test waits for what Ray starts."""
-    return 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def pytest_configure() -> None:
-    """Keep each of the processes that share the tests (``pytest -n``) on one core, with all that it starts:
+    """Give each of the processes that share the tests (``pytest -n``) a core of its own, with all that it starts:
     two trainings that take two threads each on two cores are ten times slower than one after the other."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None and hasattr(os, "sched_setaffinity"):

@@ -93,6 +93,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "evaluation":
             when = "the best checkpoint" if event.get("final") else f"step {event['step']}"
             return f"evaluation of {when} on {event['part']} rows: {metrics_line(event)}"
+        case "waiting":
+            return f"no worker has begun: needed {event['needed']}; free {event['free']}"
         case "resumed":
             return f"going on after step {max(0, event['step'])}"
         case "stopping":

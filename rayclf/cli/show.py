@@ -176,6 +176,8 @@ class TrainView(ProgressView):
             told = "  ".join(f"{_HEADLINES[name]} {number(event[name])}" for name in names)
             when = "best" if event.get("final") else f"step {event['step']}" if event["step"] else "before training"
             console.print(f"{when}  {event['part']}: {told}")
+        elif kind == "waiting":
+            console.print(f"no worker has begun: needed {event['needed']}; free {event['free']}")
         elif kind == "resumed":
             console.print(f"going on after step {max(0, event['step'])}")
         elif kind == "stopping":

@@ -22,6 +22,7 @@ from rayclf.training.elastic import Elastic
 from rayclf.training.job import Job, train_loop
 from rayclf.training.plan import Cluster
 from rayclf.training.resume import CHECKPOINTS, prune_checkpoints
+from rayclf.training.room import Room
 from rayclf.training.run import Run
 from rayclf.training.tracking import open_trackers
 
@@ -40,7 +41,7 @@ def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None])
         on_event(event)
 
     try:
-        _watch(run, job, _start(_trainer(run, job, cluster)), tell)
+        _watch(run, job, _start(_trainer(run, job, cluster)), tell, Room(job, cluster))
         results = ray.get(job.journal.found.remote())
         if results is None:
             raise KeyboardInterrupt
@@ -110,8 +111,8 @@ def _start(trainer: TorchTrainer) -> Future[Any]:
     return result
 
 
-def _watch(run: Run, job: Job, result: Future[Any], tell: Callable[[Event], None]) -> None:
-    """Pass on the lines of ``metrics.jsonl`` as they are written, until training ends.
+def _watch(run: Run, job: Job, result: Future[Any], tell: Callable[[Event], None], room: Room) -> None:
+    """Pass on the lines of ``metrics.jsonl`` as they are written, and what is waited for, until training ends.
 
     What happens here, a Ctrl-C or an error of ``tell``, ends the training after a checkpoint.
     """
@@ -124,6 +125,8 @@ def _watch(run: Run, job: Job, result: Future[Any], tell: Callable[[Event], None
                 for event in run.lines[told:]:
                     told += 1
                     tell(event)
+                if (waiting := room.news()) is not None:
+                    tell(waiting)
             if ended:
                 break
         except BaseException as error:

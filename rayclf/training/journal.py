@@ -62,6 +62,10 @@ class Journal:
         self._processes[str(rank)] = {"host": host, "pid": pid}
         self._run.write_status(processes=self._processes)
 
+    def workers(self) -> int:
+        """How many have begun, of this training or of those that died in it."""
+        return len(self._processes)
+
     def samples(self, records: list[dict[str, Any]]) -> None:
         """Keep predictions beside what was expected."""
         self._append("samples.jsonl", records)

@@ -50,6 +50,7 @@ class Worker:
         self.info = ArtifactInfo.model_validate(job.info)
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        ray.get(job.journal.worker.remote(self.rank, self.world, os.uname().nodename, os.getpid()))
         self.device = ray.train.torch.get_device()
         torch.set_num_threads(job.config.resources.threads or max(1, cores() // context.get_local_world_size()))
         self.precision = choose_precision(self.config.precision, self.device)
@@ -113,7 +114,6 @@ class Worker:
     def run(self) -> None:
         """Train from where the last checkpoint left off, and end with the test of the best one."""
         started = self.progress.step
-        ray.get(self.job.journal.worker.remote(self.rank, self.world, os.uname().nodename, os.getpid()))
         if self.rank == 0:
             ray.get(self.job.journal.begin.remote(started if ray.train.get_checkpoint() is not None else None))
         if started == 0 and self.job.config.evaluation.baseline:

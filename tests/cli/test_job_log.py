@@ -56,3 +56,5 @@ def test_units_and_rows_and_lines_without_carriage_returns(capsys: pytest.Captur
 def test_a_kind_that_nobody_knows_is_passed_over() -> None:
     assert event_line({"kind": "of a later version"}) is None
     assert event_line({"kind": "resumed", "step": -1}) == "going on after step 0"
+    waiting = {"kind": "waiting", "needed": "2 worker(s), each with 4 CPU", "free": "3 of 8 CPU"}
+    assert event_line(waiting) == "no worker has begun: needed 2 worker(s), each with 4 CPU; free 3 of 8 CPU"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 
 import rayclf
@@ -192,3 +194,36 @@ def test_a_failure_in_a_worker_is_one_line_and_recorded(
     assert "\n" not in str(caught.value)
     assert rayclf.Run(tmp_path / "x").status["state"] == "failed"
     assert not (tmp_path / "x" / "artifact").exists()
+
+
+def test_a_training_without_room_tells_what_it_waits_for(
+    cluster: None,
+    few_messages: Path,
+    backbone: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rayclf.training.room.FIRST_S", 1.0)
+    cpus = ray.cluster_resources()["CPU"]
+    other = ray.remote(num_cpus=cpus)(threading.Event).remote()
+    ray.get(other.is_set.remote())
+    safety = threading.Timer(60, ray.kill, [other])
+    safety.start()
+    waited: list[dict[str, object]] = []
+
+    def watch(event: dict[str, object]) -> None:
+        if event["kind"] == "waiting":
+            waited.append(event)
+            ray.kill(other)
+
+    run = rayclf.train(
+        few_messages,
+        tmp_path / "run",
+        backbone=str(backbone("bert")),
+        overrides={"train.epochs": 1, "resources.cpus_per_worker": 0.5, "data.validation": 0},
+        on_event=watch,
+    )
+    safety.cancel()
+    told = {"needed": "1 worker(s), each with 0.5 CPU", "free": f"0 of {cpus:g} CPU"}
+    assert waited[:1] == [{"kind": "waiting", **told}]
+    assert run.status["state"] == "done"

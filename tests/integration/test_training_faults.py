@@ -125,7 +125,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(with_dropout: rayclf.Run,
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 180
+            deadline = time.monotonic() + 400
             while len(rayclf.Run(folder).lines) < 6:
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline
