@@ -240,10 +240,14 @@ def text_column(column: pa.Array) -> pa.Array:
         return pa.array([as_object(v) for v in column.to_pylist()], pa.string())
     if pa.types.is_floating(kind) or pa.types.is_nested(kind):
         return pa.array([_as_text(v) for v in column.to_pylist()], pa.string())
-    try:
-        return pc.cast(column, pa.string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # intervals of months; bytes that are not UTF-8
+    if pa.types.is_interval(kind) or _holds_bytes(kind):  # Arrow casts no interval, and bytes need not be UTF-8
         return pa.array([None if v is None else _written(v) for v in column.to_pylist()], pa.string())
+    return pc.cast(column, pa.string())
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
 
 
 def _written(value: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayclf.data.formats import format_of, read_batches, read_table
+from rayclf.data.formats import format_of, read_batches, read_table, text_column
 from rayclf.errors import DataError, UserError
 
 # Told to be steady: the same examples each time, and no clock.
@@ -394,6 +394,12 @@ def test_json_columns_that_come_batches_later(tmp_path):
     assert read_table(tmp_path / "x.jsonl")["b"].to_pylist() == [None, None, None, "2"]
 
 
+def test_intervals_are_written_as_they_are():
+    """Parquet has no such type, Arrow has."""
+    column = pa.array([pa.MonthDayNano([1, 2, 3]), None])
+    assert text_column(column).to_pylist() == ["MonthDayNano(months=1, days=2, nanoseconds=3)", None]
+
+
 @pytest.mark.parametrize(
     ("column", "expected"),
     [
@@ -406,6 +412,7 @@ def test_json_columns_that_come_batches_later(tmp_path):
         (pa.array(["a"], pa.large_string()), ["a"]),
         (pa.array(["a"], pa.string_view()), ["a"]),
         (pa.array([b"a", b"\xff"]), ["a", "\\xff"]),
+        (pa.array([b"ab", None, b"\xff\xfe"], pa.binary(2)), ["ab", None, "\\xff\\xfe"]),
         (pa.array([["a", "b"], [], None]), ['["a", "b"]', "[]", None]),
         (pa.array([{"A": 1, "B": None}, None]), ['{"A": 1, "B": null}', None]),
         (pa.array([[("A", 1), ("B", None)], None], pa.map_(pa.string(), pa.int64())), ['{"A": 1, "B": null}', None]),
