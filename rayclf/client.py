@@ -26,8 +26,8 @@ class Client:
     """An endpoint at ``url``, with the key it asks for, if any. Safe to share between threads.
 
     ``timeout`` is the seconds in which each request has its answer, all attempts and waits included, and ``retries``
-    how often one is sent again: when no connection comes about or it breaks, and on 429, 502, 503 and 504. Every
-    method raises ClientError.
+    how often one is sent again: when no connection comes about or it breaks, and on 429, 502, 503 and 504. Ten take
+    half a minute at least: longer than a proxy or a replica that died is away. Every method raises ClientError.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Client:
         api_key: str | None = None,
         *,
         timeout: float = 120.0,
-        retries: int = 8,
+        retries: int = 10,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._questions = Questions(url, api_key, timeout, retries)
@@ -95,7 +95,7 @@ class AsyncClient:
         api_key: str | None = None,
         *,
         timeout: float = 120.0,
-        retries: int = 8,
+        retries: int = 10,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._questions = Questions(url, api_key, timeout, retries)

@@ -56,10 +56,11 @@ class Classification:
 
 @dataclass(frozen=True)
 class Retry:
-    """When to try again: exponential back-off with full jitter, within a deadline over all attempts.
+    """When to try again: exponential back-off with equal jitter, within a deadline over all attempts.
 
-    The wait after attempt i = 0, 1, … is uniform between 0 and min(10 s, 0.25 s * 2^i), on top of the seconds of a
-    ``Retry-After`` (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    The wait after attempt i = 0, 1, … is uniform between a half and the whole of min(10 s, 0.25 s * 2^i), on top of the
+    seconds of a ``Retry-After`` (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). The half is
+    there so that the attempts outlast what is away for a while; with full jitter they may all be made in a moment.
     """
 
     timeout: float
@@ -79,7 +80,8 @@ class Retry:
                 return outcome
             if not isinstance(outcome, httpx.Response) and not _may_pass(outcome):
                 raise problem
-            wait = _retry_after(outcome) + self.jitter(0.0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
+            longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt)
+            wait = _retry_after(outcome) + self.jitter(longest / 2, longest)
             if attempt == self.retries or self.clock() + wait >= end:
                 break
             yield wait

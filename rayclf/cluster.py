@@ -15,6 +15,17 @@ from pathlib import Path
 from rayclf import errors
 from rayclf.errors import RayclfError, ResourceError
 
+# How Serve's processes run on a local Ray; cluster/Dockerfile says the same for clusters.
+_SERVE = {
+    # A proxy that died is found after three looks; Serve looks every 10 s by default.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+    # One event loop a process. Serve has a second one for endpoints that compute in it; rayclf's do so in threads of
+    # their own, and each request would change loops for nothing.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # What is lost with a process is refused by a 503, not by a 500.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayclf.serving.lost:middlewares",
+}
 _own = False  # whether connect() started the Ray of this process
 
 
@@ -48,6 +59,8 @@ def connect() -> None:
             ) from None
     else:
         _own = True
+        for name, value in _SERVE.items():
+            os.environ.setdefault(name, value)
         try:
             ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
         except Exception as error:  # Ray has no error of its own for it; it gives its parts 15 s to answer each other

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayclf import client_steps
+from rayclf.client import Client
 from rayclf.client_steps import ClientError, Questions, Retry, Steps
 from rayclf.errors import UserError
 
@@ -127,10 +128,19 @@ def test_each_attempt_has_the_time_that_is_left() -> None:
 
 
 @given(st.integers(0, 20))
-def test_jitter_is_full(attempts: int) -> None:
+def test_a_half_of_each_wait_is_left_to_chance(attempts: int) -> None:
     _, taken = drive(Retry(1e9, attempts + 1).ask(GET), [*[httpx.ReadError("")] * attempts, OK])
     waits = [step for step in taken if isinstance(step, float)]
-    assert all(0 <= wait <= min(10, 0.25 * 2**number) for number, wait in enumerate(waits))
+    whole = [min(10, 0.25 * 2**number) for number in range(attempts)]
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, whole, strict=True))
+
+
+def test_the_attempts_outlast_a_proxy_that_died() -> None:
+    """Ray Serve finds out after three looks, of 10 s each where nobody said otherwise."""
+    with Client("http://here") as client:
+        retry = replace(client._questions.retry, jitter=lambda low, high: low)
+    _, taken = drive(retry.ask(GET), [*[httpx.ConnectError("")] * retry.retries, OK])
+    assert sum(step for step in taken if isinstance(step, float)) > 25
 
 
 # --- questions --------------------------------------------------------------------------------------------------------

@@ -152,8 +152,9 @@ def alone(artifact: str, file: str) -> None:
     from rayclf.data.formats import read_table
 
     torch.set_num_threads(1)
-    classifier = Classifier.load(artifact, precision="fp32")
-    texts = read_table(file)[classifier.info.reads.columns[0]].to_pylist()
+    table = read_table(file)
+    classifier = Classifier.load(artifact, precision="fp32", expected_rows=table.num_rows)
+    texts = table[classifier.info.reads.columns[0]].to_pylist()
     classifier.probabilities(texts[:64])  # warms up
     began = time.perf_counter()
     classifier.probabilities(texts)

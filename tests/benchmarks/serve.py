@@ -1,15 +1,17 @@
-"""The endpoint against its peers under load: the same exported model, texts, core and threads, by turns.
+"""The endpoint against its peers under load: the same exported model, texts and cores, by turns.
 
     python tests/benchmarks/serve.py ARTIFACT ROWS [--infinity FILE] [--clients 1 8 64] [--rounds 3] [--seconds 6]
+                                      [--cores 0 1]
 
 ROWS is a file of texts; FILE is the ``infinity_emb`` of an environment with ``infinity-emb[server,torch]``. Peers are
 Infinity, and the server that most people write first: FastAPI around ``transformers.pipeline``. Every server runs as
-its own documentation starts it, with one thread, on ``--core``; the load comes from this process, over loopback, on the
-same core (another with ``--load-core``). Each client keeps its connection and sends its next text, one a request, when
-it has its answer. A round is one turn of each server for each number of clients; told are medians over the rounds: of
-requests a second by the clock, of requests a second of the server's processor time (all of its processes; other
-programs disturb it less), of the 50th and 99th percentile of latency, and of the ratios of ours to a peer within a
-round. Answers are compared: each peer's probabilities with ours.
+its own documentation starts it, on one core with one thread, or on several ``--cores`` with as many as it takes by
+itself; the load comes from this process, over loopback, on the same cores (another with ``--load-core``). Each client
+keeps its connection and sends its next text, one a request, when it has its answer. A round is one turn of each server
+for each number of clients; told are medians over the rounds: of requests a second by the clock, of requests a second
+of the server's processor time (all of its processes; other programs disturb it less), of the 50th and 99th percentile
+of latency, and of the ratios of ours to a peer within a round. Answers are compared: each peer's probabilities with
+ours.
 """
 
 from __future__ import annotations
@@ -123,13 +125,17 @@ class Server:
     headers: dict[str, str] = field(default_factory=dict)
     port: int = 0
 
-    def start(self, core: int, log: Path) -> None:
-        """Start it on one core, with one thread; ``log`` takes what it says."""
+    def start(self, cores: Sequence[int], log: Path) -> None:
+        """Start it on some cores, with as many threads as it takes, which is one on one of them; ``log`` takes what it
+        says."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        command = ["taskset", "-c", str(core), *(part.replace("PORT", str(self.port)) for part in self.command)]
-        one = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        command = [part.replace("PORT", str(self.port)) for part in self.command]
+        command = ["taskset", "-c", ",".join(map(str, cores)), *command]
+        one = {"HF_HUB_OFFLINE": "1"}
+        if len(cores) == 1:
+            one |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             command, stdout=log.open("wb"), stderr=subprocess.STDOUT, env=os.environ | one | self.environment
         )
@@ -211,13 +217,11 @@ def servers(artifact: str, exported: Path, infinity: str | None, extra: Sequence
 
 def serve_plain(model: str, port: int) -> None:
     """The server that most people write first."""
-    import torch
     import uvicorn
     from fastapi import FastAPI
     from pydantic import BaseModel
     from transformers import pipeline
 
-    torch.set_num_threads(1)
     classify = pipeline("text-classification", model, top_k=None, device="cpu")
     app = FastAPI()
 
@@ -281,7 +285,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6, help="of a turn")
-    parser.add_argument("--core", type=int, default=0, help="the core of the servers")
+    parser.add_argument("--cores", type=int, nargs="+", default=[0], help="of the servers")
     parser.add_argument("--load-core", type=int, help="the core of the load, where it is to be another")
     parser.add_argument("--only", nargs="+", choices=(OURS, INFINITY, PLAIN), help="servers to run")
     parser.add_argument("--text", default="text")
@@ -291,7 +295,7 @@ def main() -> None:
     import rayclf as library
     from rayclf.data.formats import read_table
 
-    os.sched_setaffinity(0, {args.core if args.load_core is None else args.load_core})
+    os.sched_setaffinity(0, set(args.cores) if args.load_core is None else {args.load_core})
     texts = read_table(args.rows_file)[args.text].to_pylist()
     texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:4096]]
     with tempfile.TemporaryDirectory() as folder:
@@ -301,7 +305,7 @@ def main() -> None:
         turns: dict[tuple[str, int], list[Turn]] = {(s.name, n): [] for n in args.clients for s in running}
         try:
             for server in running:
-                server.start(args.core, Path(folder) / f"{server.name}.log")
+                server.start(args.cores, Path(folder) / f"{server.name}.log")
                 server.wait()
             answers = [[server.ask(text) for text in texts[:20]] for server in running]
             for server, found in zip(running[1:], answers[1:], strict=True):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from manifests import ROOT
 
+from rayclf import cluster
+
 FILE = ROOT / "cluster" / "Dockerfile"
 IGNORED = ROOT / "cluster" / "Dockerfile.dockerignore"  # BuildKit reads it in place of the root's
 
@@ -48,6 +50,11 @@ def test_it_does_not_run_as_root_and_ray_asks_for_a_token() -> None:
     assert "RAY_AUTH_MODE=token" in final
     assert "HOME=/home/rayclf" in final, "Ray's launcher puts files into /root of an image that does not say"
     assert re.search(r"^ARG PYTHON=3\.\d+\.\d+-\S+$", FILE.read_text(), re.MULTILINE), "the base is not pinned"
+
+
+def test_serve_runs_as_on_a_local_ray() -> None:
+    final = FILE.read_text().split("\nFROM ")[-1]
+    assert {f"{name}={value}" for name, value in cluster._SERVE.items()} <= set(final.split())
 
 
 def test_both_variants_take_the_pinned_versions() -> None:

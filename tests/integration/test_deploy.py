@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ import ray
 from ray import serve
 from tiny import Made
 
+import rayclf
 from rayclf.demo.lessons import free_port
 from rayclf.serving import deployments
 from rayclf.serving.deployments import Deployment
@@ -105,33 +107,57 @@ def test_it_sleeps_and_a_request_wakes_it(deployed: Deployment) -> None:
     assert ask(deployed).status_code == 200
 
 
+def test_a_request_that_is_lost_with_its_ingress_is_refused_so_that_clients_send_it_again(deployed: Deployment) -> None:
+    """It waits for a replica to wake when the process that has it dies."""
+    wait(lambda: not running(deployed))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, deployed)
+        time.sleep(1)
+        (ingress,) = replicas("tickets#Ingress")
+        ray.kill(ingress)
+        answer = asked.result()
+    assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (503, "lost", "1")
+    assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+    with rayclf.Client(deployed.url, timeout=300) as client:
+        assert client.classify(BODY["inputs"])
+
+
 def test_a_replica_that_is_killed_loses_no_request(deployed: Deployment) -> None:
     with Load(deployed) as load:
         wait(lambda: load.ended.total() > 2)
-        for actor in ray.util.list_named_actors(all_namespaces=True):
-            if "tickets#Models" in actor["name"]:
-                ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+        for replica in replicas("tickets#Models"):
+            ray.kill(replica)
         before = load.ended.total()
         wait(lambda: load.ended.total() > before + 2)
     assert {status for status, _ in load.ended} == {200}
+
+
+def pid_of(actor: str) -> int:
+    """The process of one of Serve's own actors."""
+    handle = ray.get_actor(actor, namespace="serve")
+    return int(ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=120))
+
+
+def test_the_client_waits_for_a_proxy_that_was_killed(deployed: Deployment) -> None:
+    """Serve finds out after three looks; nobody listens until then."""
+    with rayclf.Client(deployed.url, timeout=300) as client:
+        assert client.classify(BODY["inputs"])
+        os.kill(pid_of(f"SERVE_PROXY_ACTOR-{ray.nodes()[0]['NodeID']}"), signal.SIGKILL)
+        assert client.classify(BODY["inputs"])
 
 
 def test_a_controller_that_is_killed_forgets_nothing(deployed: Deployment) -> None:
     """Requests are answered meanwhile, and afterwards it still puts the deployment to sleep and wakes it."""
     before = deployments.status("tickets")
 
-    def controller() -> int:
-        actor = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-        return int(ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=120))
-
-    old = controller()
+    old = pid_of("SERVE_CONTROLLER_ACTOR")
     with Load(deployed) as load:
         wait(lambda: load.ended.total() > 2)
         os.kill(old, signal.SIGKILL)
         seen = load.ended.total()
         wait(lambda: load.ended.total() > seen + 2)
     assert {status for status, _ in load.ended} == {200}
-    assert controller() != old
+    assert pid_of("SERVE_CONTROLLER_ACTOR") != old
     wait(lambda: deployments.status("tickets").status == "RUNNING")
     after = deployments.status("tickets")
     assert [v.number for v in after.versions] == [v.number for v in before.versions]
@@ -190,15 +216,18 @@ def test_requests_for_a_model_go_to_the_replica_that_has_it(
     deployments.delete("many")
 
 
-def loads() -> float:
-    """How many models the replicas of ``many`` have loaded, as Ray's metrics tell, once they tell the same for long."""
-    node = ray.nodes()[0]
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    told, since = -1.0, time.monotonic()
-    while time.monotonic() - since < 12:  # replicas tell their node every few seconds
-        pattern = r'^ray_rayclf_model_loads_total\{.*application="many".*\} (\S+)$'
-        values = re.findall(pattern, httpx.get(url, timeout=30).text, re.MULTILINE)
-        if (now := sum(map(float, values))) != told or now < 2:
-            told, since = now, time.monotonic()
-        time.sleep(0.5)
-    return told
+def loads() -> int:
+    """How many models the replicas of ``many`` have loaded."""
+
+    def count(replica: Any) -> int:
+        loaded: int = replica._replica_impl._user_callable_wrapper._callable.local.host.counters.loads
+        return loaded
+
+    told = [replica.__ray_call__.remote(count) for replica in replicas("many#Models")]
+    return sum(ray.get(told, timeout=120))
+
+
+def replicas(kind: str) -> list[Any]:
+    """The actors of one of Serve's deployments, ``APPLICATION#DEPLOYMENT``."""
+    actors = [each for each in ray.util.list_named_actors(all_namespaces=True) if kind in each["name"]]
+    return [ray.get_actor(each["name"], namespace=each["namespace"]) for each in actors]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -28,6 +30,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 OnnxPrecision = Literal["fp32", "int8"]
+_MOST_TWICE = 512 * 2**20  # bytes of weights that may be in memory twice
 DEFAULT_TOKENS = 512  # of a batch: its activations stay near the core, its weights are read seldom enough
 
 
@@ -46,8 +49,9 @@ class OnnxRuntime:
         """Write the network as an ONNX model, in memory alone, and load it.
 
         ``pad_token_id`` is what an empty row is read as. ``max_tokens`` bounds the tokens of a batch (512 when
-        unset), ``threads`` the cores that compute (as many as PyTorch takes, when unset). Raises ConfigError for a
-        precision that is neither ``fp32`` nor ``int8``, or a network that ONNX Runtime cannot take.
+        unset), ``threads`` the cores that compute (as many as PyTorch takes, when unset); with more than one, a model
+        whose weights are not too large is in memory twice, see :meth:`__call__`. Raises ConfigError for a precision
+        that is neither ``fp32`` nor ``int8``, or a network that ONNX Runtime cannot take.
         """
         if precision not in get_args(OnnxPrecision):
             raise ConfigError(f"--precision {precision}: --runtime onnx knows fp32 and int8; use --runtime torch")
@@ -58,17 +62,34 @@ class OnnxRuntime:
         self._after_pad = after_pad(network)
         int8 = precision == "int8"
         levels = 127 if not int8 or _adds_exactly() else 63
-        self.session = _session(build(network, int8=int8, weight_levels=levels), threads or torch.get_num_threads())
+        model = build(network, int8=int8, weight_levels=levels)
+        self.threads = threads or torch.get_num_threads()
+        self.session = _session(model, self.threads)
+        self.beside: onnxruntime.InferenceSession | None = None  # computes on the thread that asks, beside others
+        if self.threads > 1 and model.ByteSize() <= _MOST_TWICE:
+            self.beside = _session(model, 1)
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="rayclf-onnx")
 
     def __call__(self, ids: Sequence[Ids]) -> Floats:
-        """Raw logits ``[n, K]`` in float32, in the order of ``ids``; a row without tokens is read as one pad token."""
+        """Raw logits ``[n, K]`` in float32, in the order of ``ids``; a row without tokens is read as one pad token.
+
+        Where batches are enough to keep the cores busy, each has one of them to itself: all cores on one batch after
+        the other take a fifth more processor time, in which they wait for each other. Else all compute each of them.
+        """
         result = np.empty((len(ids), self.labels), dtype=np.float32)
-        for batch in plan_equal_lengths([len(row) for row in ids], self.max_tokens):
+        batches = plan_equal_lengths([len(row) for row in ids], self.max_tokens)
+
+        def compute(session: onnxruntime.InferenceSession, batch: npt.NDArray[np.int64]) -> None:
             rows = np.asarray([ids[i] for i in batch], dtype=np.int32)
             if rows.shape[1] == 0:
                 rows = np.full((len(batch), 1), self.pad_token_id, dtype=np.int32)
-            feed = {"ids": rows, "positions": self._positions(rows)}
-            result[batch] = self.session.run(["logits"], feed)[0]
+            result[batch] = session.run(["logits"], {"ids": rows, "positions": self._positions(rows)})[0]
+
+        if self.beside is not None and 2 * len(batches) > self.threads:
+            list(self._pool.map(partial(compute, self.beside), batches))
+        else:
+            for batch in batches:
+                compute(self.session, batch)
         return result
 
     def _positions(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -21,7 +21,7 @@ from rayclf.data.tokens import Ids
 from rayclf.errors import ConfigError
 from rayclf.model.adapters import add_lora
 from rayclf.model.runtime import onnx as onnx_module
-from rayclf.model.runtime.onnx import OnnxRuntime, plan_equal_lengths
+from rayclf.model.runtime.onnx import OnnxPrecision, OnnxRuntime, plan_equal_lengths
 from rayclf.model.runtime.onnx_encoder import ONNX_TYPES
 from rayclf.model.runtime.pytorch import TorchRuntime
 
@@ -152,6 +152,23 @@ def test_threads(made: Callable[[str], Made]) -> None:
     assert OnnxRuntime(parts.network, 0, threads=2).session.get_session_options().intra_op_num_threads == 2
     unset = OnnxRuntime(parts.network, 0).session.get_session_options().intra_op_num_threads
     assert unset == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_batches_side_by_side_give_what_one_after_the_other_does(
+    made: Callable[[str], Made], precision: OnnxPrecision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, rows = made("bert").network, some_rows(*range(17), *range(9), 16, 16)
+    one = OnnxRuntime(network, 0, threads=1, precision=precision)
+    several = OnnxRuntime(network, 0, threads=3, precision=precision)
+    assert one.beside is None
+    assert several.beside is not None
+    assert several.beside.get_session_options().intra_op_num_threads == 1
+    assert np.array_equal(several(rows), one(rows))
+    several.session = one.session  # too few batches for the cores: all compute one of them
+    assert np.array_equal(several(rows[5:6]), one(rows[5:6]))
+    monkeypatch.setattr(onnx_module, "_MOST_TWICE", 0)  # a large model is in memory once
+    assert OnnxRuntime(network, 0, threads=3, precision=precision).beside is None
 
 
 @pytest.mark.parametrize("exact", [True, False])
