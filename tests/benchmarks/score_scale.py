@@ -7,11 +7,11 @@
     python tests/benchmarks/score_scale.py requests [--rows 4000] [--words 24]
 
 ``memory``: the peak of all processes of a job (PSS) and its time a row, with a tiny random BERT, over inputs of several
-sizes. ``workers``: one replica on one core against two on two. ``pipeline``: ``rayclf score`` with one replica against
-the engine alone in one process, both on one core, from texts to probabilities. By turns, medians of the ratios; Ray's
-start and the loading of the model are counted nowhere. ``plan``: what a driver holds for so many units, without any
-rows: the plan, the places that are left, the names that are done. ``requests``: those that a job sends to a real S3
-server, by what it does.
+sizes. ``workers``: one replica on one core against two on two. ``pipeline``: ``rayclf score`` with a replica for each
+of two cores against the engine alone in one process on both, from texts to probabilities. By turns, medians of the
+ratios; Ray's start and the loading of the model are counted nowhere. ``plan``: what a driver holds for so many units,
+without any rows: the plan, the places that are left, the names that are done. ``requests``: those that a job sends to a
+real S3 server, by what it does.
 """
 
 from __future__ import annotations
@@ -133,12 +133,12 @@ def workers(rows: int, pairs: int) -> None:
 
 def pipeline(artifact: str, file: str, pairs: int) -> None:
     """Print the ratio of the rates of the pipeline and the engine alone."""
-    core = {max(os.sched_getaffinity(0))}
+    both = set(sorted(os.sched_getaffinity(0))[-2:])
     ratios = []
     with tempfile.TemporaryDirectory() as name:
         for pair in range(pairs):
-            alone = float(_on(core, [sys.executable, __file__, "alone", artifact, file]).split()[-1])
-            ours = scored(artifact, file, Path(name) / str(pair), core, 1)
+            alone = float(_on(both, [sys.executable, __file__, "alone", artifact, file]).split()[-1])
+            ours = scored(artifact, file, Path(name) / str(pair), both, len(both))
             ratios.append(ours / alone)
             print(f"pair {pair + 1}: alone {alone:.1f} rows/s, pipeline {ours:.1f}, ratio {ratios[-1]:.2f}", flush=True)
     print(f"median ratio {statistics.median(ratios):.2f}")
@@ -151,7 +151,7 @@ def alone(artifact: str, file: str) -> None:
     from rayclf import Classifier
     from rayclf.data.formats import read_table
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     table = read_table(file)
     classifier = Classifier.load(artifact, precision="fp32", expected_rows=table.num_rows)
     texts = table[classifier.info.reads.columns[0]].to_pylist()
