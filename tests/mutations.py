@@ -75,7 +75,9 @@ def _broken(body: Any, chance: random.Random) -> Any:
     elif kind == 2:
         holder[key] = copy.deepcopy(chance.choice(found)[0])
     elif kind == 3 and isinstance(holder, dict):
-        holder[chance.choice(("model", "inputs", "x" * 600, "", "top_k", "role", "📦"))] = chance.choice(ODD)
+        holder[chance.choice(("model", "inputs", "x" * 600, "", "top_k", "role", "📦"))] = copy.deepcopy(
+            chance.choice(ODD)
+        )
     else:
         holder[key] = copy.deepcopy(chance.choice(ODD))
     return body

@@ -66,7 +66,7 @@ class Keyring:
         if not self.required:
             return _ANONYMOUS
         self.refresh()
-        if self._clock() - self._read > _STALE_S:
+        if self._store is not None and self._clock() - self._read > _STALE_S:
             raise unavailable("the store of API keys cannot be read", 10)
         token = _token(authorization) or (api_key or "").strip()
         given = digest_of(token)

@@ -113,6 +113,13 @@ def test_the_key_of_the_environment_is_one_of_its_own(store: KeyStore) -> None:
     assert both.check(None, "sesame").id == "environment"
 
 
+def test_without_a_store_the_key_of_the_environment_is_good_for_ever(clock: Clock) -> None:
+    ring = Keyring(None, digest_of("from the environment"), clock=clock)
+    clock.seconds += 30 * 24 * 3600
+    assert ring.check("Bearer from the environment").id == "environment"
+    assert refused(ring, "Bearer another").status == 401
+
+
 def test_nobody_is_asked_where_no_key_is_required(store: KeyStore) -> None:
     assert Keyring(store, required=False).check(None, None, "any").id == "anonymous"
 
