@@ -74,7 +74,7 @@ class OnnxRuntime:
         """Raw logits ``[n, K]`` in float32, in the order of ``ids``; a row without tokens is read as one pad token.
 
         Where batches are enough to keep the cores busy, each has one of them to itself: all cores on one batch after
-        the other take a fifth more processor time, in which they wait for each other. Else all compute each of them.
+        the other take a quarter more processor time, in which they wait for each other. Else all compute each of them.
         """
         result = np.empty((len(ids), self.labels), dtype=np.float32)
         batches = plan_equal_lengths([len(row) for row in ids], self.max_tokens)
