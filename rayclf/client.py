@@ -10,6 +10,7 @@ What is asked and when it is asked again is in :mod:`rayclf.client_steps`; here 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -19,7 +20,7 @@ import httpx
 
 from rayclf.client_steps import Classification as Classification
 from rayclf.client_steps import ClientError as ClientError
-from rayclf.client_steps import Input, Outcome, Questions, Steps, T
+from rayclf.client_steps import Input, Outcome, Questions, Steps, T, limits
 
 
 class Client:
@@ -27,7 +28,9 @@ class Client:
 
     ``timeout`` is the seconds in which each request has its answer, all attempts and waits included, and ``retries``
     how often one is sent again: when no connection comes about or it breaks, and on 429, 502, 503 and 504. Ten take
-    half a minute at least: longer than a proxy or a replica that died is away. Every method raises ClientError.
+    half a minute at least: longer than a proxy or a replica that died is away. ``concurrency`` calls of
+    :meth:`classify` are under way at most; the time of the others begins when it is their turn. Every method raises
+    ClientError.
     """
 
     def __init__(
@@ -37,16 +40,19 @@ class Client:
         *,
         timeout: float = 120.0,
         retries: int = 10,
+        concurrency: int = 100,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._questions = Questions(url, api_key, timeout, retries)
-        self._http = httpx.Client(transport=transport)
+        self._http = httpx.Client(transport=transport, limits=limits(concurrency))
+        self._turn = threading.Semaphore(concurrency)
 
     def classify(
         self, texts: Sequence[Input], model: str | None = None, top_k: int | None = None
     ) -> list[Classification]:
         """One Classification for each of any number of texts (or pairs, or lists of chat messages), in order."""
-        return self._do(self._questions.classify_steps(texts, model, top_k))
+        with self._turn:
+            return self._do(self._questions.classify_steps(texts, model, top_k))
 
     def models(self) -> list[dict[str, Any]]:
         """The models that can be asked for: ``id``, ``ready``, ``problem_type``, ``num_labels``, ``backbone``…"""
@@ -96,16 +102,19 @@ class AsyncClient:
         *,
         timeout: float = 120.0,
         retries: int = 10,
+        concurrency: int = 100,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._questions = Questions(url, api_key, timeout, retries)
-        self._http = httpx.AsyncClient(transport=transport)
+        self._http = httpx.AsyncClient(transport=transport, limits=limits(concurrency))
+        self._turn = asyncio.Semaphore(concurrency)
 
     async def classify(
         self, texts: Sequence[Input], model: str | None = None, top_k: int | None = None
     ) -> list[Classification]:
         """As :meth:`Client.classify`."""
-        return await self._do(self._questions.classify_steps(texts, model, top_k))
+        async with self._turn:
+            return await self._do(self._questions.classify_steps(texts, model, top_k))
 
     async def models(self) -> list[dict[str, Any]]:
         """As :meth:`Client.models`."""

@@ -120,6 +120,14 @@ def _problem(place: str, outcome: Outcome) -> ClientError:
     return ClientError(f"{place}: {outcome.status_code} {message}", outcome.status_code, code)
 
 
+def limits(concurrency: int) -> httpx.Limits:
+    """Connections that are kept, one for each call that may be under way. Nobody waits for one, as that would use up
+    the time of a request, and httpx looks through all that wait whenever one ends."""
+    if concurrency < 1:
+        raise ClientError(f"concurrency {concurrency}: must be at least 1")
+    return httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)
+
+
 class Questions:
     """What can be asked of an endpoint, as steps: the half of both clients that does no input or output."""
 

@@ -23,8 +23,8 @@ _SERVE = {
     # their own, and each request would change loops for nothing.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    # What is lost with a process is refused by a 503, not by a 500.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayclf.serving.lost:middlewares",
+    # A body without end is refused, and what is lost with a process gets a 503, not a 500.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayclf.serving.proxy:middlewares",
 }
 _own = False  # whether connect() started the Ray of this process
 

@@ -6,7 +6,9 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -68,6 +70,57 @@ def test_the_answers_are_the_predictions(ask: Ask, endpoint: FakeEndpoint) -> No
         assert (one.label, one.labels) == (expected.label, expected.labels)
         assert one.score == pytest.approx(expected.score)
         assert one.probabilities == pytest.approx(expected.probabilities)
+
+
+class Slow(httpx.AsyncBaseTransport):
+    """Answers after a while, and counts the requests that are under way."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.inner, self.now, self.most = httpx.ASGITransport(app), 0, 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.05)
+        self.now -= 1
+        return await self.inner.handle_async_request(request)
+
+
+def test_calls_wait_for_their_turn_and_their_time_begins_then(app: FastAPI) -> None:
+    slow = Slow(app)
+
+    async def many() -> list[list[Classification]]:
+        async with AsyncClient("http://here", timeout=1, concurrency=2, transport=slow) as client:
+            return await asyncio.gather(*(client.classify(["a text"]) for _ in range(60)))
+
+    assert len(asyncio.run(many())) == 60  # 1.5 s in all at the least
+    assert slow.most == 2
+
+
+def test_as_many_threads_ask_at_once_as_may(app: FastAPI) -> None:
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        response = answer_by(app, request)
+        with lock:
+            now -= 1
+        return response
+
+    with (
+        Client("http://here", concurrency=2, transport=httpx.MockTransport(answer)) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert len(list(pool.map(client.classify, [["a text"]] * 16))) == 16
+    assert most <= 2
+
+
+def test_at_least_one_call_may_be_under_way() -> None:
+    with pytest.raises(ClientError, match="concurrency 0: must be at least 1"):
+        Client("http://here", concurrency=0)
 
 
 def test_a_long_list_goes_in_several_requests(

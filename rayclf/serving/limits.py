@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rayclf.errors import ConfigError
 from rayclf.serving.api_errors import invalid, rate_limited
 
+MOST_BODY_BYTES = 64_000_000  # whatever an endpoint allows: Ray Serve's proxies hold all of a body until it is read
+
 
 class Limits(BaseModel):
     """What one request may cost; what is over it is refused before it costs anything."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_body_bytes: int = Field(10_000_000, ge=1_000, description="Bytes of a request's body.")
+    max_body_bytes: int = Field(10_000_000, ge=1_000, le=MOST_BODY_BYTES, description="Bytes of a request's body.")
     max_inputs: int = Field(1024, ge=1, description="Inputs of a request.")
     max_characters: int = Field(200_000, ge=1, description="Characters of an input, all its texts together.")
     max_numbers: int = Field(1_000_000, ge=1, description="Inputs times labels of an answer; top_k makes them fewer.")

@@ -1,16 +1,19 @@
-"""In Ray Serve's proxy: the answer to a request that was lost with the process that had it.
+"""In Ray Serve's proxy: what an application cannot do for itself.
 
-Serve's proxy sends nothing when an ingress process dies with a request, and its HTTP server then makes a bare 500 of
-it, which says that another attempt is in vain. Serve loads :func:`middlewares` where
+The proxy takes a body as fast as it comes, without waiting for the application to read it; so a body without end is
+cut off here. And it sends nothing when an ingress process dies with a request: its HTTP server then makes a bare 500
+of it, which says that another attempt is in vain. Serve loads :func:`middlewares` where
 ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rayclf.serving.api_errors import ASGIApp, Message, Receive, Scope, Send, send_error, unavailable
-from rayclf.serving.headers import Headers
+from rayclf.serving.headers import BodyLimit, Headers
+from rayclf.serving.limits import MOST_BODY_BYTES
 
 if TYPE_CHECKING:
     from starlette.middleware import Middleware
@@ -43,7 +46,10 @@ async def _refuse(scope: Scope, _: Receive, send: Send) -> None:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve's proxies put around every application."""
+    """What Serve's proxies put around every application, the last one outermost.
+
+    How long a body may take, and a tighter limit of its bytes, is for each application to say.
+    """
     from starlette.middleware import Middleware
 
-    return [Middleware(Lost)]
+    return [Middleware(Lost), Middleware(BodyLimit, max_bytes=MOST_BODY_BYTES, timeout_s=math.inf)]

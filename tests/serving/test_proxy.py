@@ -1,4 +1,4 @@
-"""Requests that were lost with a process: refused so that clients send them again."""
+"""Ray Serve's proxies: bodies without end are cut off, requests that were lost with a process refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from rayclf import cluster
 from rayclf.serving.api_errors import Message, Receive, Scope, Send
-from rayclf.serving.lost import Lost, middlewares
+from rayclf.serving.limits import MOST_BODY_BYTES
+from rayclf.serving.proxy import Lost, middlewares
 
 
 def run(app: Any, scope: Scope) -> list[Message]:
@@ -53,6 +54,31 @@ def test_what_is_no_request_gets_no_answer() -> None:
         pass
 
     assert run(ends, {"type": "lifespan"}) == []
+
+
+def test_a_body_without_end_is_cut_off() -> None:
+    """The application is like Serve's proxy: it takes what comes, as fast as it comes, and then waits for an answer."""
+    taken, refused = 0, list[Message]()
+    chunk = {"type": "http.request", "body": b"a" * 1_000_000, "more_body": True}
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def receive() -> Message:
+        nonlocal taken
+        taken += 1
+        return chunk
+
+    async def send(message: Message) -> None:
+        refused.append(message)
+
+    app: Any = reads
+    for middleware in middlewares():
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+    asyncio.run(app({"type": "http", "path": "/", "headers": []}, receive, send))
+    assert [message.get("status") for message in refused] == [413, None]
+    assert taken * 1_000_000 == MOST_BODY_BYTES + 1_000_000
 
 
 def test_serve_finds_it() -> None:
