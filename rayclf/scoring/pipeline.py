@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_cause
 from rayclf.errors import ConfigError, DataError, UserError
+from rayclf.job_metrics import tell_progress
 from rayclf.scoring.job import ScoreJob, ScoreOptions, make_job
 from rayclf.scoring.manifest import FORMAT, Manifest
 from rayclf.scoring.progress import Progress, push_summary
@@ -107,7 +108,8 @@ def score(
         with _told(manifest, progress):
             for record in score_units(job, units, todo, pool, manifest):
                 progress.add(record)
-                on_event(progress.event())
+                on_event(told := progress.event())
+                tell_progress(told, manifest.output)
                 if max_errors is not None and progress.errors > max_errors:
                     raise DataError(
                         f"{os.fspath(source)}: {progress.errors} rows have errors, more than --max-errors "

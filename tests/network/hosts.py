@@ -3,7 +3,7 @@
     with Network(folder) as network:
         one, two = network.host("one"), network.host("two", link=Link(delay_s=0.05, loss=0.01))
         one.run("ping", "-c", "1", two.address)
-        two.cut(); two.join(); two.kill(); two.boot()
+        two.cut(); two.join(); two.kill(); two.boot(); two.slow_down(cores=0.25)
 
 A host has its own network, name, processes and ``/tmp/ray``; the disk is that of the machine, as if all had mounted it.
 It is ended through the first process of its namespace of processes, with which the kernel ends all others: nothing is
@@ -37,6 +37,8 @@ INIT = (
     "mount --bind $1/hosts /etc/hosts; echo up; exec >&-; while :; do sleep 1000 & wait; done"
 )
 # With the parent's death the kernel ends a process too, so that a killed test leaves no host.
+CPU_GROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))  # by the first and the second version of cgroups
+PERIOD_US = 20_000  # in which a slow host gets its share
 WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
 Process = subprocess.Popen[bytes]
 
@@ -98,6 +100,7 @@ class Host:
         self.folder = network.folder / name
         self._space, self._port = f"{MARK}-{os.getpid()}-{name}", f"{network.bridge}.{number}"
         self._relay: Process | None = None
+        self._group = next(folder for folder in CPU_GROUPS if folder.is_dir()) / self._space
         (self.folder / "ray").mkdir(parents=True)
         _ip("netns", "add", self._space)
         inner = f"{self._port}i"
@@ -141,6 +144,22 @@ class Host:
         """Put the cable back."""
         _ip("link", "set", self._port, "up")
 
+    def slow_down(self, cores: float) -> None:
+        """From now on all that runs in it, and what that starts, has this share of a core, or so many."""
+        self._group.mkdir(exist_ok=True)
+        share = int(cores * PERIOD_US)
+        if (self._group / "cpu.max").exists():
+            (self._group / "cpu.max").write_text(f"{share} {PERIOD_US}")
+        else:
+            (self._group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (self._group / "cpu.cfs_quota_us").write_text(str(share))
+        seen = set[str]()
+        while left := set(_ip("netns", "pids", self._space).stdout.split()) - seen:  # others start meanwhile
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    (self._group / "cgroup.procs").write_text(pid)
+            seen |= left
+
     def command(self, *words: str | os.PathLike[str]) -> list[str]:
         """A command as this machine runs it to run in the host."""
         inside = ["nsenter", "--target", str(self._first.pid), "--mount", "--uts", "--net", "--pid"]
@@ -164,6 +183,8 @@ class Host:
             self._relay.kill()
             self._relay.wait()
         _ip("netns", "del", self._space)
+        if self._group.exists():
+            self._group.rmdir()
         deadline = time.monotonic() + 10  # the kernel clears a namespace when it finds the time
         while _ip("link", "del", self._port, check=False).returncode == 0 and time.monotonic() < deadline:
             pass

@@ -20,7 +20,7 @@ from s3 import S3Server
 
 ROOT = Path(__file__).parents[2]
 REDIS = 6380
-NAMES = ("head", "worker-1", "worker-2", "store")
+NAMES = ("head", "worker-1", "worker-2", "store", "worker-3", "worker-4")
 STORE = """import sys
 from s3 import S3Server
 with S3Server(sys.argv[1]) as server:

@@ -94,7 +94,7 @@ class Work:
         """Prepared data in the store."""
         cluster.do("prepare", {"data": self.place("labelled.jsonl"), "output": self.place("data")})
 
-    def training(self, workers: int | list[int], cpus: int = 4, tokens: int = 64) -> dict[str, object]:
+    def training(self, workers: int | list[int], cpus: int = 4, tokens: int = 64) -> dict[str, Any]:
         """The settings of a new training, with ``cpus`` for each worker; the fewer ``tokens`` at a time, the slower."""
         self.runs += 1
         train = {
