@@ -1,6 +1,6 @@
 """What more machines bring: one, two and four of them, each a fraction of a core, at lines of a data centre.
 
-    python tests/benchmarks/scaling.py [--cores 0.25] [--delay 0.0005] [--rows 30000] [--rounds 2]
+    python tests/benchmarks/scaling.py [--only training] [--cores 0.25] [--delay 0.0005] [--batch-size 512]
 
 Builds hosts of network namespaces on this machine, so root on Linux only, as tests/network does: a Ray head, workers
 and an S3 server. The workers have a share of a core each, by the kernel's scheduler, so that four of them and the rest
@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -44,10 +45,14 @@ def score_rate(work: Work, cluster: Cluster, workers: int, number: int) -> float
     return float(told["rows_per_second"])
 
 
-def train_rate(work: Work, cluster: Cluster, workers: int, number: int) -> float:
+def train_rate(work: Work, cluster: Cluster, workers: int, number: int, batch_size: int) -> float:
     """Steps a second; each takes the same rows, however many workers share them."""
     settings = work.training(workers)
-    settings["config"]["train"] |= {"batch_size": 128, "micro_batch_tokens": 2048, "checkpoint_steps": None}
+    settings["config"]["train"] |= {
+        "batch_size": batch_size,
+        "micro_batch_tokens": 2048,
+        "checkpoint_steps": None,
+    }
     run = train(cluster, settings)
     times = [event["time"] for event in run.events if event["kind"] == "step"]
     return (len(times) - 1) / (times[-1] - times[0])
@@ -64,29 +69,34 @@ def measure(args: argparse.Namespace, work: Work, what: str, rate: Callable[...,
             rates = [rate(work, cluster, workers, number) for number in range(args.rounds)]
         middle = statistics.median(rates)
         one = one or middle
-        told = ", ".join(f"{found:.1f}" for found in rates)
+        told = ", ".join(f"{found:.3g}" for found in rates)
         print(f"{what} on {workers}: {told} a second, efficiency {middle / (workers * one):.2f}", flush=True)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("scoring", "training"))
     parser.add_argument("--cores", type=float, default=0.25, help="of a core, for each worker")
     parser.add_argument("--delay", type=float, default=0.0005, help="seconds, of a frame in each direction")
     parser.add_argument("--rows", type=int, default=30_000, help="of the corpus")
+    parser.add_argument("--batch-size", type=int, default=512, help="rows of a training step, of all workers together")
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     if why := unavailable():
         sys.exit(why)
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder, Lab(Path(folder)) as lab:
-        work = Work(lab, Size(labelled=1500, epochs=2, corpus=args.rows))
+        work = Work(lab, Size(labelled=2560, epochs=3, corpus=args.rows))
         work.backbone = write_backbone(lab.folder / "backbone", "bert", hidden_size=128, intermediate_size=512)
         work.lay_out()
         with Cluster(lab) as cluster:
             work.prepare(cluster)
             work.publish(train(cluster, work.training(1)))
-        measure(args, work, "scoring, rows", score_rate, [1, 2, 4])
-        measure(args, work, "training, steps", train_rate, [1, 2])
+        if args.only != "training":
+            measure(args, work, "scoring, rows", score_rate, [1, 2, 4])
+        if args.only != "scoring":
+            rate = partial(train_rate, batch_size=args.batch_size)
+            measure(args, work, "training, steps", rate, [1, 2])
 
 
 if __name__ == "__main__":

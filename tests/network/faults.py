@@ -95,11 +95,13 @@ def head_restarted(work: Work) -> Outcome:
 
 
 def node_joins(work: Work) -> Outcome:
-    """A node comes in the midst, and both jobs use it."""
+    """A node comes in the midst, and both jobs use it: the other is slow from then on, for Ray looks for new nodes once
+    a minute."""
     with Cluster(work.lab, ("worker-1",), cpus=4) as cluster:
         used: list[str] = []
 
         def disturb(name: str) -> None:
+            cluster.host("worker-1").slow_down(0.3)
             if "worker-2" in cluster.names:
                 power_back(cluster, "worker-2")
             else:
@@ -123,7 +125,7 @@ def node_joins(work: Work) -> Outcome:
             cluster,
             disturb,
             cpus=2,
-            tokens=1,  # a row at a time: Ray looks for new nodes once a minute
+            tokens=1,
             replicas=1,
             scorers=(1, 4),
             between=leave,

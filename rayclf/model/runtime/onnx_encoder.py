@@ -1,7 +1,7 @@
 """A BERT-like encoder with its head as an ONNX model, written from the module's own weights.
 
-It reads rows of equal length, so there is no padding and no mask, and attention runs in its fastest kernel. All else
-runs over tokens alone, ``[T, width]``. Of the last layer only the first token of each row is computed, keys and values
+Rows of equal length need no mask, and attention runs in its fastest kernel; else it is told the lengths. All else runs
+over tokens alone, ``[T, width]``. Of the last layer only the first token of each row is computed, keys and values
 aside, since only that one is pooled.
 """
 
@@ -82,6 +82,8 @@ def require_supported(network: Network) -> None:
 def build(network: Network, *, int8: bool = False, weight_levels: int = 127) -> onnx.ModelProto:
     """The ONNX model of ``network``: int32 ``ids`` and ``positions`` ``[n, length]`` to float32 ``logits`` ``[n, K]``.
 
+    ``lengths`` ``[n]`` (int32) are the tokens of each row, padded on the right, and count only where ``mixed`` is true.
+
     With ``int8`` the products of the backbone's layers are 8-bit (see :class:`~.onnx_graph.Graph`); embeddings, norms,
     attention scores and the head stay float32. Raises ConfigError for a network that it cannot write.
     """
@@ -105,6 +107,8 @@ def build(network: Network, *, int8: bool = False, weight_levels: int = 127) -> 
     logits = graph.linear(pooled, head.out, float32=True)
     graph.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT32, ["rows", "length"]) for n in ("ids", "positions")]
+    inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"]))
+    inputs.append(helper.make_tensor_value_info("mixed", TensorProto.BOOL, []))
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", config.num_labels])]
     made = helper.make_graph(graph.nodes, "classifier", inputs, outputs, graph.weights)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, MICROSOFT_OPSET)]
@@ -142,7 +146,7 @@ def _layer(
     else:
         q = graph.op("Reshape", graph.linear(x, query), grid)
     heads = int(config.num_attention_heads)
-    mixed = graph.op("MultiHeadAttention", q, k, v, domain=MICROSOFT, num_heads=heads)
+    mixed = graph.attention(q, k, v, heads)
     # A key's bias adds the same to all scores of a query, which the softmax takes away again; a value's bias comes out
     # of attention as it is, since weights sum to one, and so is added after the next layer.
     bias = as_array(out.bias) + as_array(out.weight) @ as_array(value.bias)

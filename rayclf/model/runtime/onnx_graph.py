@@ -129,6 +129,16 @@ class Graph:
             self._lowest[found] = _LOWEST[op]
         return found
 
+    def attention(self, q: str, k: str, v: str, heads: int) -> str:
+        """Of ``[n, length, width]``, over all keys, or where the input ``mixed`` is true over the first ``lengths``."""
+        branches = {}
+        for name, inputs in (("then_branch", (q, k, v, "", "lengths")), ("else_branch", (q, k, v))):
+            out = f"{name}_{len(self.nodes)}"
+            node = helper.make_node("MultiHeadAttention", inputs, [out], domain=MICROSOFT, num_heads=heads)
+            told = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
+            branches[name] = helper.make_graph([node], out, [], [told])
+        return str(self.op("If", "mixed", **branches))
+
     def _once(self, name: str, value: npt.ArrayLike) -> str:
         """A small constant that many nodes share."""
         if all(weight.name != name for weight in self.weights):

@@ -21,7 +21,7 @@ from rayclf.data.tokens import Ids
 from rayclf.errors import ConfigError
 from rayclf.model.adapters import add_lora
 from rayclf.model.runtime import onnx as onnx_module
-from rayclf.model.runtime.onnx import OnnxPrecision, OnnxRuntime, plan_equal_lengths
+from rayclf.model.runtime.onnx import OnnxPrecision, OnnxRuntime
 from rayclf.model.runtime.onnx_encoder import ONNX_TYPES
 from rayclf.model.runtime.pytorch import TorchRuntime
 
@@ -77,15 +77,6 @@ def test_rows_of_any_lengths_keep_their_order(pair: tuple[OnnxRuntime, TorchRunt
     rows = some_rows(*lengths)
     onnx, pytorch = pair
     np.testing.assert_allclose(onnx(rows), pytorch(rows), atol=1e-5)
-
-
-@given(lengths=st.lists(st.integers(0, 40), max_size=60), budget=st.integers(1, 200))
-def test_batches_are_of_one_length_and_hold_every_row_once(lengths: list[int], budget: int) -> None:
-    batches = plan_equal_lengths(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len({lengths[i] for i in batch}) == 1
-        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= budget
 
 
 def test_an_empty_row_is_one_pad_token(made: Callable[[str], Made]) -> None:
