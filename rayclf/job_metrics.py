@@ -7,13 +7,11 @@ folder. A label says which job it is; labels of rows and texts are in no metric.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from ray.util.metrics import Gauge
-
     from rayclf.training.run import Run
 
 STEP = {  # the fields of a training's steps
@@ -40,40 +38,73 @@ DEFINITIONS = {
 }
 
 
-@cache
-def _gauge(name: str) -> Gauge:
-    from ray.util.metrics import Gauge
-
-    text, labels = DEFINITIONS[name]
-    return Gauge(f"rayclf_{name}", text, labels)
+_AGAIN_S = 5.0
 
 
-def _tell(name: str, value: Any, **labels: str) -> None:
-    """Set a gauge; what is no finite number is passed over."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        _gauge(name).set(value, labels)
+class JobGauges:
+    """The gauges of one job, until it is closed: Ray forgets one that nobody has set for 20 s.
+
+    ``job`` is the label that says which job it is, ``run`` or ``output``. A Ray must be there.
+    """
+
+    def __init__(self, **job: str) -> None:
+        from ray.util.metrics import Gauge
+
+        (label,) = self._job = job
+        self._gauges = {
+            name: Gauge(f"rayclf_{name}", text, labels)
+            for name, (text, labels) in DEFINITIONS.items()
+            if label in labels
+        }
+        self._last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._tell_again, daemon=True)
+        self._thread.start()
+
+    def tell(self, name: str, value: Any, **labels: str) -> None:
+        """Set a gauge; what is no finite number is passed over."""
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            self._last[name, tuple(labels.items())] = value
+            self._gauges[name].set(value, self._job | labels)
+
+    def _tell_again(self) -> None:
+        while not self._closed.wait(_AGAIN_S):
+            for (name, labels), value in list(self._last.items()):
+                self._gauges[name].set(value, self._job | dict(labels))
+
+    def close(self) -> None:
+        """The job has ended."""
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
-def tell_progress(event: Mapping[str, Any], output: str) -> None:
-    """The progress of a scoring job, as ``on_event`` gets it."""
-    for name in UNIT:
-        _tell(f"score_{name}", event.get(name), output=output)
-
-
-class RayGauges:
-    """A :class:`~rayclf.training.tracking.Tracker` of a training."""
-
-    def __init__(self, run: str) -> None:
-        self.run = run
+class ScoreGauges(JobGauges):
+    """The progress of a scoring job."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Take a step or an evaluation."""
+        """Take what ``on_event`` gets."""
+        for name in UNIT:
+            self.tell(f"score_{name}", event[name])
+
+
+class TrainGauges(JobGauges):
+    """A :class:`~rayclf.training.tracking.Tracker` of a training."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take a step or an evaluation; other kinds are passed over."""
         if event["kind"] == "step":
             for name in STEP:
-                _tell(f"train_{name}", event.get(name), run=self.run)
+                self.tell(f"train_{name}", event.get(name))
         elif event["kind"] == "evaluation":
             for name in event.keys() - {"time", "step", "epoch"}:
-                _tell("train_evaluation", event[name], run=self.run, part=event["part"], metric=name)
+                self.tell("train_evaluation", event[name], part=event["part"], metric=name)
 
     def finish(self, run: Run, state: str) -> None:
-        """Nothing is left to do."""
+        """The run has ended."""
+        self.close()

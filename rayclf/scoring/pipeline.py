@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_cause
 from rayclf.errors import ConfigError, DataError, UserError
-from rayclf.job_metrics import tell_progress
+from rayclf.job_metrics import ScoreGauges
 from rayclf.scoring.job import ScoreJob, ScoreOptions, make_job
 from rayclf.scoring.manifest import FORMAT, Manifest
 from rayclf.scoring.progress import Progress, push_summary
@@ -105,11 +105,11 @@ def score(
         connect()
         pool = choose_replicas(replicas, gpus_per_replica, len(todo))
         job = replace(job, threads=max(1, cores() // pool.most))
-        with _told(manifest, progress):
+        with _told(manifest, progress), ScoreGauges(output=manifest.output) as gauges:
             for record in score_units(job, units, todo, pool, manifest):
                 progress.add(record)
-                on_event(told := progress.event())
-                tell_progress(told, manifest.output)
+                gauges.event(told := progress.event())
+                on_event(told)
                 if max_errors is not None and progress.errors > max_errors:
                     raise DataError(
                         f"{os.fspath(source)}: {progress.errors} rows have errors, more than --max-errors "

@@ -17,7 +17,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 from rayclf import storage
 from rayclf.cluster import is_own, root_cause
-from rayclf.job_metrics import RayGauges
+from rayclf.job_metrics import TrainGauges
 from rayclf.model.info import read_info, write_info
 from rayclf.training.elastic import Elastic
 from rayclf.training.job import Job, train_loop
@@ -33,7 +33,7 @@ Event = dict[str, Any]
 def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None]) -> None:
     """Train, and put the artifact, its metrics and the report into the run folder."""
     prune_checkpoints(run)
-    trackers = [*open_trackers(job.config.output.track, run.folder, job.config), RayGauges(str(run.folder))]
+    trackers = [*open_trackers(job.config.output.track, run.folder, job.config), TrainGauges(run=str(run.folder))]
     state = "failed"
 
     def tell(event: Event) -> None:

@@ -7,8 +7,8 @@ and an S3 server. The workers have a share of a core each, by the kernel's sched
 fit on two cores, and every frame of theirs takes ``--delay`` seconds each way. The same corpus is scored with one
 replica on each of 1, 2 and 4 workers, and the same classifier trained with the same global batch on 1 and 2, all sent
 by ``ray job submit``. Told is the rate and the efficiency: the rate to so many times that of one worker. Loading and
-Ray's start are not counted: for scoring from the first unit's begin to the last one's end, for training from the end of
-the first step to that of the last.
+Ray's start are not counted: for scoring from the first unit's begin to the last one's end, for training the median time
+from one step of an epoch to the next.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -46,7 +47,7 @@ def score_rate(work: Work, cluster: Cluster, workers: int, number: int) -> float
 
 
 def train_rate(work: Work, cluster: Cluster, workers: int, number: int, batch_size: int) -> float:
-    """Steps a second; each takes the same rows, however many workers share them."""
+    """Steps a second within an epoch; each takes the same rows, however many workers share them."""
     settings = work.training(workers)
     settings["config"]["train"] |= {
         "batch_size": batch_size,
@@ -54,8 +55,9 @@ def train_rate(work: Work, cluster: Cluster, workers: int, number: int, batch_si
         "checkpoint_steps": None,
     }
     run = train(cluster, settings)
-    times = [event["time"] for event in run.events if event["kind"] == "step"]
-    return (len(times) - 1) / (times[-1] - times[0])
+    steps = [event for event in run.events if event["kind"] == "step"]
+    gaps = [after["time"] - before["time"] for before, after in pairwise(steps) if before["epoch"] == after["epoch"]]
+    return 1 / statistics.median(gaps)
 
 
 def measure(args: argparse.Namespace, work: Work, what: str, rate: Callable[..., float], counts: list[int]) -> None:

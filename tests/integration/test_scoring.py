@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
-import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
-from prometheus_client.parser import text_string_to_metric_families
 
 import rayclf
 from rayclf.errors import ArtifactError, DataError, OutputError
@@ -57,41 +53,6 @@ def test_every_row_once_and_errors_told(encoder_run: rayclf.Run, corpus: Path, t
     assert scored["when"].null_count == 100  # which b.parquet has not
     assert events[0]["kind"] == "plan"
     assert events[-1]["rows"] == 1100
-
-
-def test_ray_shows_how_far_jobs_are(encoder_run: rayclf.Run, corpus: Path, tmp_path: Path) -> None:
-    """The driver of all jobs here is this process, and of its gauges the metrics port of its node tells."""
-    out = tmp_path / "out"
-    rayclf.score(encoder_run.artifact, corpus / "b.parquet", out)
-    node = ray.nodes()[0]
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    steps = max(event["step"] for event in encoder_run.events if event["kind"] == "step")
-    evaluated = [
-        event for event in encoder_run.events if event["kind"] == "evaluation" and event["part"] == "validation"
-    ]
-    accuracy = evaluated[-1]["accuracy"]
-    wanted = {
-        ("ray_rayclf_score_rows", "output", str(out), None): 100.0,
-        ("ray_rayclf_score_of", "output", str(out), None): 100.0,
-        ("ray_rayclf_train_step", "run", str(encoder_run.folder), None): float(steps),
-        ("ray_rayclf_train_evaluation", "run", str(encoder_run.folder), "accuracy"): accuracy,
-    }
-
-    def shown() -> dict[tuple[str, str, str, str | None], float]:
-        families = text_string_to_metric_families(httpx.get(url, timeout=30).text)
-        samples = [sample for family in families for sample in family.samples]
-        return {
-            (s.name, label, s.labels[label], s.labels.get("metric")): s.value
-            for s in samples
-            for label in ("run", "output")
-            if label in s.labels and s.labels.get("part", "validation") == "validation"
-        }
-
-    for _ in range(60):  # processes tell their node every few seconds
-        if wanted.items() <= (found := shown()).items():
-            return
-        time.sleep(1)
-    raise AssertionError(f"{wanted} are not in {found}")
 
 
 def test_resume_scores_only_what_is_missing(encoder_run: rayclf.Run, corpus: Path, tmp_path: Path) -> None:
