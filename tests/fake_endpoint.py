@@ -28,9 +28,9 @@ class FakeEndpoint:
         name = (await self.model(model)).name
         classifier = self.classifiers[name]
         self.asked.append(inputs)
-        if not truncate and max(classifier.encoding.lengths(inputs)) > classifier.info.max_length:  # type: ignore[arg-type]
+        ids = classifier.encode(inputs)  # first: it refuses forms that the classifier does not read
+        if not truncate and max(classifier.lengths(inputs)) > classifier.info.max_length:
             raise invalid("too long")
-        ids = classifier.encode(inputs)
         return Answer.of(classifier, name, classifier.forward(ids), [len(row) for row in ids])
 
     async def model(self, name: str | None) -> ModelFacts:

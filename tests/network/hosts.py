@@ -62,9 +62,10 @@ def unavailable() -> str:
     if (done := _ip("netns", "add", name, check=False)).returncode:
         return f"network namespaces are not allowed here: {done.stderr.strip()}"
     _ip("netns", "del", name)
-    if (done := _ip("link", "add", "rayclf-probe", "type", "bridge", check=False)).returncode:
+    bridge = f"rayclf{os.getpid()}"  # other processes of the tests ask at the same moment
+    if (done := _ip("link", "add", bridge, "type", "bridge", check=False)).returncode:
         return f"bridges are not allowed here: {done.stderr.strip()}"
-    _ip("link", "del", "rayclf-probe")
+    _ip("link", "del", bridge)
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR))
     except OSError as error:
