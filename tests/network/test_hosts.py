@@ -69,3 +69,20 @@ def test_hosts_lose_power_and_contact_and_come_back(tmp_path: Path) -> None:
         assert "sleep 1000" in one.run("ps", "ax").stdout  # of its first process
         assert one.run("ls", "/tmp/ray").stdout == "file\n"
     assert "rayclf" not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_slow_host_shares_its_part_of_a_core_out_to_all_that_runs_in_it(tmp_path: Path) -> None:
+    with Network(tmp_path, ("one",)) as network:
+        one = network.host("one")
+        running = one.start("sleep", "60", env=os.environ)
+        try:
+            one.slow_down(0.25)
+        except OSError as error:
+            pytest.skip(f"groups of processes cannot be made here: {error}")
+        held = set((one._group / "cgroup.procs").read_text().split())
+        assert held >= set(subprocess.check_output(["ip", "netns", "pids", one._space], text=True).split())
+        names = [name for name in ("cpu.max", "cpu.cfs_quota_us") if (one._group / name).exists()]
+        assert (one._group / names[0]).read_text().split()[0] == "5000"  # of 20,000 µs
+        group = one._group
+    running.wait(30)
+    assert not group.exists()
