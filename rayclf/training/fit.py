@@ -19,10 +19,10 @@ from rayclf import storage
 from rayclf.cluster import is_own, root_cause
 from rayclf.job_metrics import TrainGauges
 from rayclf.model.info import read_info, write_info
+from rayclf.training.checkpoint_list import CHECKPOINTS, CopyList, mend_list, prune_checkpoints
 from rayclf.training.elastic import Elastic
 from rayclf.training.job import Job, train_loop
 from rayclf.training.plan import Cluster
-from rayclf.training.resume import CHECKPOINTS, prune_checkpoints
 from rayclf.training.room import Room
 from rayclf.training.run import Run
 from rayclf.training.tracking import open_trackers
@@ -32,6 +32,7 @@ Event = dict[str, Any]
 
 def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None]) -> None:
     """Train, and put the artifact, its metrics and the report into the run folder."""
+    mend_list(run)
     prune_checkpoints(run)
     trackers = [*open_trackers(job.config.output.track, run.folder, job.config), TrainGauges(run=str(run.folder))]
     state = "failed"
@@ -94,6 +95,7 @@ def _trainer(run: Run, job: Job, cluster: Cluster) -> TorchTrainer:
                 checkpoint_score_order="max",
             ),
             failure_config=FailureConfig(max_failures=train.max_failures),
+            callbacks=[CopyList()],
         ),
     )
 

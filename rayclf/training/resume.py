@@ -1,9 +1,8 @@
-"""An interrupted run: whether it can go on, under the settings that it began with, and what of it is litter."""
+"""An interrupted run: whether it can go on, and under which settings."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,6 @@ from rayclf.config import Config
 from rayclf.errors import ConfigError, OutputError
 from rayclf.training.heartbeat import is_heard, last_beat
 from rayclf.training.run import Run, is_run
-
-CHECKPOINTS = "checkpoints"
-_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that are whole
 
 # What may be given anew when a run goes on: it changes how the rest is done, and not what comes out.
 _FREE = {
@@ -93,22 +89,6 @@ def go_on(run: Run, asked: Config) -> Config:
             if section in _FREE or f"{section}.{name}" in _FREE:
                 tree[section][name] = getattr(getattr(asked, section), name)
     return Config.model_validate(tree)
-
-
-def prune_checkpoints(run: Run) -> None:
-    """Delete checkpoints that were never finished, such as those that the disk had no room for."""
-    folder = run.folder / CHECKPOINTS
-    if not folder.is_dir():
-        return
-    listed = folder / _SNAPSHOT
-    known = set()
-    if listed.is_file():
-        snapshot = storage.read_json(listed)
-        records = [*snapshot["checkpoint_results"], snapshot.get("latest_checkpoint_result") or {}]
-        known = {record.get("checkpoint_dir_name") for record in records}
-    for child in folder.glob("checkpoint_*"):
-        if child.is_dir() and child.name not in known:
-            shutil.rmtree(child, ignore_errors=True)
 
 
 def prepared_folder(run: Run) -> Path | str | None:

@@ -14,7 +14,7 @@ from rayclf.errors import ConfigError, OutputError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.storage import write_json
 from rayclf.training.heartbeat import HEARTBEAT, beating, is_heard
-from rayclf.training.resume import check_same, go_on, interrupted, prune_checkpoints
+from rayclf.training.resume import check_same, go_on, interrupted
 from rayclf.training.run import Run, create_run
 
 SPACE = LabelSpace(("a", "b"), ProblemType.MULTICLASS)
@@ -91,18 +91,3 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
         check_same(run, "b.csv", None, load_config(None))
     with pytest.raises(ConfigError, match="test None"):
         check_same(run, "a.csv", "t.csv", load_config(None))
-
-
-def test_only_checkpoints_that_are_listed_stay(tmp_path: Path) -> None:
-    run = begun(tmp_path / "x")
-    prune_checkpoints(run)
-    names = [f"checkpoint_{number}" for number in range(3)]
-    for name in names:
-        (run.folder / "checkpoints" / name).mkdir(parents=True)
-    snapshot = {
-        "checkpoint_results": [{"checkpoint_dir_name": names[0]}],
-        "latest_checkpoint_result": {"checkpoint_dir_name": names[2]},
-    }
-    write_json(run.folder / "checkpoints" / "checkpoint_manager_snapshot.json", snapshot)
-    prune_checkpoints(run)
-    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir() if path.is_dir()) == [names[0], names[2]]
