@@ -13,9 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rayclf.labels import Floats, LabelSpace, ProblemType
-from rayclf.thresholds import tune_thresholds
-
-__all__ = ["COLDEST", "FEWEST_ROWS", "HOTTEST", "TemperatureFit", "fit_temperature", "tune_thresholds"]
 
 COLDEST, HOTTEST = 0.05, 20.0  # the temperatures that can be found
 FEWEST_ROWS = 20  # with fewer, the temperature stays 1
@@ -98,10 +95,3 @@ class TemperatureFit:
             middle = (left + right) / 2
             left, right = (left, middle) if slope_at(middle) > 0 else (middle, right)
         return float(1 / (_GRID[above - 1] * np.exp(left * _STEP)))
-
-
-def fit_temperature(logits: Floats, targets: Floats, space: LabelSpace) -> float:
-    """The temperature of logits and targets ``[n, K]`` held as a whole: see :class:`TemperatureFit`."""
-    fit = TemperatureFit(space)
-    fit.update(logits, targets)
-    return fit.temperature()

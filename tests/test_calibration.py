@@ -1,5 +1,4 @@
 """Temperature against scipy's optimum, merged from parts, and where there is none to find."""
-# tests are told by their names
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from rayclf.calibration import TemperatureFit, fit_temperature
+from rayclf.calibration import TemperatureFit
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.metrics import MetricState
 
@@ -16,6 +15,13 @@ KINDS = list(ProblemType)
 
 def space_of(kind, size):
     return LabelSpace(tuple(f"label {i}" for i in range(size)), kind)
+
+
+def fit_temperature(logits, targets, space):
+    """The temperature of logits and targets held as a whole."""
+    fit = TemperatureFit(space)
+    fit.update(logits, targets)
+    return fit.temperature()
 
 
 def sample(kind, rows=2000, temperature=1.0, seed=0, size=5):

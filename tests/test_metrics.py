@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as sk
 
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.metrics import LOWER_IS_BETTER, METRICS, MetricState, is_better, metrics_of, rank_of
+from rayclf.metrics import LOWER_IS_BETTER, METRICS, MetricState, metrics_of, rank_of
 
 AVERAGES = ("macro", "micro", "weighted")
 
@@ -300,15 +300,6 @@ def test_rank_of_is_more_for_better():
     assert rank_of("f1_macro", {"f1_macro": 0.4}) == 0.4
     assert rank_of("ece", {"ece": 0.4}) == -0.4
     assert rank_of("roc_auc", {"roc_auc": math.nan}) == rank_of("roc_auc", {"roc_auc": None}) == -math.inf
-
-
-def test_is_better():
-    assert is_better("f1_macro", 0.5, 0.4)
-    assert not is_better("f1_macro", 0.4, 0.4)
-    assert is_better("log_loss", 0.4, 0.5)
-    assert is_better("f1_macro", 0.0, math.nan)
-    assert not is_better("f1_macro", math.nan, 0.0)
-    assert not is_better("log_loss", math.nan, math.nan)
 
 
 def curves_of(kind, size, rows=3000, most_labels=8):

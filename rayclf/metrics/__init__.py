@@ -4,7 +4,7 @@ Checked against scikit-learn, whose definitions they follow: precision, recall a
 or rows are 0; macro and weighted means run over the labels that occur in targets or predictions.
 """
 
-from rayclf.metrics.names import LOWER_IS_BETTER, METRICS, is_better, metrics_of, rank_of
+from rayclf.metrics.names import LOWER_IS_BETTER, METRICS, metrics_of, rank_of
 from rayclf.metrics.state import MetricState
 
-__all__ = ["LOWER_IS_BETTER", "METRICS", "MetricState", "is_better", "metrics_of", "rank_of"]
+__all__ = ["LOWER_IS_BETTER", "METRICS", "MetricState", "metrics_of", "rank_of"]

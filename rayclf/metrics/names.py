@@ -28,13 +28,6 @@ def metrics_of(space: LabelSpace) -> tuple[str, ...]:
     return tuple(name for name in METRICS if name not in missing)
 
 
-def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether ``value`` beats ``than``; NaN never does, and everything beats NaN."""
-    if math.isnan(value):
-        return False
-    return math.isnan(than) or bool(value < than if metric in LOWER_IS_BETTER else value > than)
-
-
 def rank_of(metric: str, metrics: Mapping[str, Any]) -> float:
     """The value of ``metric`` as a number of which more is better; minus infinity for one that is undefined.
 
