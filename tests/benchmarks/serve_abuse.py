@@ -5,14 +5,17 @@
 ``rayclf serve`` with one API key gets mutated bodies of every protocol (those of tests/mutations.py), wrong keys,
 bodies of 100 MB with and without their size, and clients that send one byte a second, while a client asks for its
 health and for an answer every second. It fails when one gets a 500, when a wrong key gets anything but a 401, when
-health is not green or the answer is another, or when the proxy and the replica together have grown by more than
-``--growth`` MiB from the end of the first tenth of the bodies to the end.
+health is not green, when a probability is another by more than 1e-5, or when the proxy and the replica together have
+grown by more than ``--growth`` MiB from the end of the first tenth of the bodies to the last wrong key. Of large bodies
+glibc keeps the pages of one or two for a while; so there the least after the second half of them is held against the
+most after the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import secrets
@@ -39,6 +42,12 @@ def is_busy(status: int, body: bytes) -> bool:
     return status == 503 and b'"code": "overloaded"' in body
 
 
+def agree(body: bytes, other: bytes) -> bool:
+    """Whether two answers have the same probabilities; what is computed beside a text may change their last digit."""
+    first, second = (json.loads(answer)["results"][0]["probabilities"] for answer in (body, other))
+    return bool(first.keys() == second.keys() and all(abs(first[name] - second[name]) < 1e-5 for name in first))
+
+
 class Abuse:
     """One server, what it answered, and what it should not have."""
 
@@ -57,7 +66,7 @@ class Abuse:
                 self.faults.append(f"health is {status}")
             status, body = await answers.send(signed("/v1/classify", GOOD))
             first = first or body
-            if not is_busy(status, body) and (status, body) != (200, first):
+            if not is_busy(status, body) and not (status == 200 and agree(body, first)):
                 self.faults.append(f"a good request got {status}: {body[:200]!r}")
             self.slowest = max(self.slowest, time.perf_counter() - began)
             await asyncio.sleep(1)
@@ -144,21 +153,30 @@ class Abuse:
             await self.many("body", args.bodies // 10, body, fine)
             print(f"{(number + 1) * args.bodies // 10} bodies: {self.memory() - before:+.0f} MiB", flush=True)
         await self.many("key", args.keys, lambda: signed("/v1/classify", GOOD, secrets.token_hex(16)), unauthorized)
-        print(f"wrong keys: {self.memory() - before:+.0f} MiB", flush=True)
+        self.grown("bodies and keys", self.memory() - before, args.growth)
+        looks = []
         for told in (True, False) * args.large:
             await self.large(told)
-        print(f"large bodies: {self.memory() - before:+.0f} MiB", flush=True)
+            await asyncio.sleep(0.5)
+            looks.append(self.memory())
+        half = len(looks) // 2
+        print(f"large bodies: at most {max(looks) - before:+.0f} MiB", flush=True)
+        self.grown("large bodies", min(looks[half:]) - max(looks[:half]), args.growth)
         await asyncio.gather(*(self.slow() for _ in range(args.slow)))
         watching.cancel()
         await asyncio.wait([watching])
         if watching.done() and not watching.cancelled() and watching.exception():
             self.faults.append(f"the watcher: {watching.exception()!r}")
-        grown = self.memory() - before
         print(
-            dict(sorted(self.seen.items())), f"memory {before:.0f} MiB {grown:+.0f}; slowest watch {self.slowest:.1f} s"
+            dict(sorted(self.seen.items())),
+            f"memory {before:.0f} MiB, in the end {self.memory() - before:+.0f}; slowest watch {self.slowest:.1f} s",
         )
-        if grown > args.growth:
-            self.faults.append(f"memory grew by {grown:.0f} MiB")
+
+    def grown(self, what: str, mib: float, most: float) -> None:
+        """Tell by how much memory has grown, which is a fault above ``most``."""
+        print(f"{what}: {mib:+.0f} MiB", flush=True)
+        if mib > most:
+            self.faults.append(f"{what}: memory grew by {mib:.0f} MiB")
 
 
 def main() -> None:
@@ -167,7 +185,7 @@ def main() -> None:
     parser.add_argument("artifact")
     parser.add_argument("--bodies", type=int, default=1_000_000)
     parser.add_argument("--keys", type=int, default=10_000)
-    parser.add_argument("--large", type=int, default=5, help="bodies of 100 MB of each kind")
+    parser.add_argument("--large", type=int, default=20, help="bodies of 100 MB of each kind")
     parser.add_argument("--slow", type=int, default=50, help="clients that send a byte a second")
     parser.add_argument("--growth", type=float, default=32, help="MiB that are let be")
     parser.add_argument("--seed", type=int, default=0)
@@ -185,8 +203,8 @@ def main() -> None:
             asyncio.run(found.run(args))
         finally:
             server.stop()
-    for fault in found.faults[:20]:
-        print(fault)
+    for fault, times in Counter(found.faults).most_common(20):
+        print(f"{times} x {fault}")
     print(f"{len(found.faults)} faults")
     raise SystemExit(bool(found.faults))
 
