@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from s3 import NoServer, S3Server
 from tiny import DECODERS, ENCODERS, SPACES, TEXTS, Made, make_classifier, write_backbone
 from xdist.scheduler import LoadScopeScheduling
@@ -20,6 +21,11 @@ from xdist.scheduler import LoadScopeScheduling
 from rayclf.labels import LabelSpace, ProblemType
 
 torch.set_num_threads(1)
+
+# A change is judged by the same examples each time: a failure is its own. New ones: pytest --hypothesis-profile=search
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", max_examples=1000, deadline=None)
+settings.load_profile("same")
 
 
 def pytest_configure() -> None:
