@@ -34,7 +34,7 @@ def test_every_row_once_within_the_budget_and_never_dearer_than_one_length_each(
     assert cost(batches, lengths, each) <= cost(by_length(lengths, budget), lengths, each)
     if not each:
         assert all(len({max(1, lengths[i]) for i in batch}) == 1 for batch in batches)
-    longest = [max(lengths[i] for i in batch) for batch in batches]
+    longest = [max(1, *(lengths[i] for i in batch)) for batch in batches]
     assert longest == sorted(longest, reverse=True)
 
 
