@@ -42,8 +42,9 @@ def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None])
             tracker.event(event)
         on_event(event)
 
+    training = _start(run, job, cluster)
     try:
-        _watch(run, job, _start(_trainer(run, job, cluster)), tell, Room(job, cluster))
+        _watch(run, job, training, tell, Room(job, cluster))
         results = ray.get(job.journal.found.remote())
         if results is None:
             raise KeyboardInterrupt
@@ -54,7 +55,8 @@ def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None])
         raise
     finally:
         ray.kill(job.journal)
-        prune_checkpoints(run)
+        if training.done():  # a second Ctrl-C does not wait for its controller, which may be writing a checkpoint
+            prune_checkpoints(run)
         for tracker in trackers:
             tracker.finish(run, state)
 
@@ -100,13 +102,13 @@ def _trainer(run: Run, job: Job, cluster: Cluster) -> TorchTrainer:
     )
 
 
-def _start(trainer: TorchTrainer) -> Future[Any]:
-    """Run the trainer in a thread: in the main one it would take Ctrl-C for itself and abort, checkpoint or not."""
+def _start(run: Run, job: Job, cluster: Cluster) -> Future[Any]:
+    """Run a trainer in a thread: in the main one it would take Ctrl-C for itself and abort, checkpoint or not."""
     result: Future[Any] = Future()
 
     def work() -> None:
         try:
-            result.set_result(trainer.fit())
+            result.set_result(_trainer(run, job, cluster).fit())
         except BaseException as error:
             result.set_exception(error)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import ray
+from cpus import wait_for_cpus
 
 import rayclf
 from rayclf.demo.lessons import data_file
@@ -115,6 +116,24 @@ def test_a_stop_waits_for_a_checkpoint_and_more_workers_go_on(
     before = (run.folder / "metrics.jsonl").read_bytes()
     rayclf.train(DATA, folder, backbone=source, resume=True)
     assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_second_ctrl_c_leaves_what_may_be_being_written(cluster: None, source: str, tmp_path: Path) -> None:
+    run, free = rayclf.Run(tmp_path / "run"), wait_for_cpus()
+    unlisted = run.folder / "checkpoints" / "checkpoint_unlisted"
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and not unlisted.exists():
+            unlisted.mkdir(parents=True)
+            raise KeyboardInterrupt
+        if event["kind"] == "stopping":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rayclf.train(DATA, run.folder, backbone=source, overrides=SETTINGS, on_event=stop)
+    assert unlisted.exists()
+    assert run.status["state"] == "stopped"
+    assert wait_for_cpus() == free  # the workers that nobody waited for have ended
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(with_dropout: rayclf.Run, source: str, tmp_path: Path) -> None:

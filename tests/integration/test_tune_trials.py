@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from cpus import wait_for_cpus
 
 import rayclf
 from rayclf.demo.lessons import data_file
@@ -47,15 +48,6 @@ def found(
         on_event=told.append,
     )
     return search, told
-
-
-def wait_for_cpus() -> float:
-    """CPUs that are free once what has ended has been cleared away."""
-    for _ in range(100):
-        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
-            break
-        time.sleep(0.2)
-    return float(ray.available_resources().get("CPU", 0))
 
 
 def test_the_best_run_is_kept_and_predicts(found: tuple[Search, list[dict[str, object]]]) -> None:
