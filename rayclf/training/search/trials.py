@@ -1,9 +1,4 @@
-"""Runs the trials of a search with Ray Tune, and stops the poor ones early with ASHA (arXiv:1810.05934).
-
-A trial is an actor that holds no CPU: it trains as any caller of :func:`rayclf.train` does, and reads the run folder
-for evaluations. Stopping a trial interrupts its training as Ctrl-C would, and waits until Ray Train has taken its
-workers down: an actor that merely died would leave the CPUs of its training reserved.
-"""
+"""Runs the trials of a search with Ray Tune, and stops the poor ones early with ASHA (arXiv:1810.05934)."""
 
 from __future__ import annotations
 
@@ -16,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +18,10 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from rayclf.cluster import adopt, native_stderr_to, root_cause
-from rayclf.config import Config
-from rayclf.errors import RayclfError
-from rayclf.training.run import Run
+from rayclf.cluster import native_stderr_to
 from rayclf.training.search.record import Board, Trial
+from rayclf.training.search.trainable import Task, TrainingTrial, named
 
-_POLL = 0.5  # seconds between looks into a run folder, and the longest that a stop waits for a trial
-_PATIENCE = 300.0  # seconds for a stopped training to write a checkpoint and take its workers down
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result files and TensorBoard: the run folders have it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -39,86 +29,6 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one draws a table even when it is told to be silent
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one trial needs: the prepared data, the run folder, the settings, and what its metric counts by."""
-
-    dataset: str
-    folder: Path
-    settings: Config
-    steps_per_epoch: int
-    lower_is_better: bool
-    own_ray: bool
-
-
-def read_curve(run: Run, metric: str) -> tuple[tuple[int, float], ...]:
-    """``(step, metric)`` of each validation while training: neither the baseline before it nor the test after it."""
-    return tuple(
-        (event["step"], event[metric])
-        for event in run.events
-        if event["kind"] == "evaluation"
-        and event["part"] == "validation"
-        and event["step"] > 0
-        and not event.get("final")
-        and event.get(metric) is not None
-    )
-
-
-class TrainingTrial(tune.Trainable):  # type: ignore[misc]
-    """Tune's view of one training, which runs in a thread: each step is a look at what it has evaluated so far."""
-
-    def setup(self, config: dict[str, Any], tasks: Sequence[Task] = (), place: str = "") -> None:
-        """Start the training."""
-        os.chdir(place)  # relative paths in the settings mean what they mean to the caller, who is on this node
-        self.job = tasks[config["number"]]
-        adopt(self.job.own_ray)
-        self.failure: BaseException | None = None
-        self.ending = threading.Event()
-        self.told = False
-        self.training = threading.Thread(target=self._train, daemon=True)
-        self.training.start()
-
-    def _train(self) -> None:
-        from rayclf.training.driver import train
-
-        try:
-            train(self.job.dataset, self.job.folder, config=self.job.settings, on_event=self._end_if_asked)
-        except BaseException as error:
-            self.failure = error
-
-    def _end_if_asked(self, event: Mapping[str, Any]) -> None:
-        if self.ending.is_set() and not self.told:
-            self.told = True
-            raise KeyboardInterrupt
-
-    def step(self) -> dict[str, Any]:
-        """The latest score, larger for better, at how many epochs, and the curve; ``done`` once training has ended."""
-        self.training.join(_POLL)
-        ended = not self.training.is_alive()
-        metric = self.job.settings.train.metric
-        curve = read_curve(Run(self.job.folder), metric)
-        step, value = curve[-1] if curve else (0, float("nan"))
-        return {
-            "score": -value if self.job.lower_is_better else value,
-            "epochs": step / self.job.steps_per_epoch,
-            "curve": curve,
-            "error": _named(self.failure) if self.failure else None,
-            "training_ended": ended,  # Tune says "done" of trials that it stops, too
-            "done": ended,
-        }
-
-    def cleanup(self) -> None:
-        """Interrupt the training if it is still at work, and wait until it has released what it held."""
-        self.ending.set()
-        self.training.join(_PATIENCE)
-
-
-def _named(error: BaseException) -> str:
-    """An error as one line that begins with its class in :mod:`rayclf.errors`."""
-    cause = error if isinstance(error, RayclfError) else root_cause(error, "training")
-    return f"{type(cause).__name__}: {cause}"
 
 
 class _Halving(ASHAScheduler):  # type: ignore[misc]
@@ -192,7 +102,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
             self._end(number, "failed" if result["error"] else "done", result["error"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial.config["number"], "failed", _named(trial.get_error() or RuntimeError("its process died")))
+        self._end(trial.config["number"], "failed", named(trial.get_error() or RuntimeError("its process died")))
 
     def _end(self, number: int, state: str, error: str | None = None) -> None:
         if self.board.trials[number].state in ("waiting", "running"):

@@ -110,7 +110,8 @@ def _run(
     minutes: float | None,
     on_event: Callable[[Event], None],
 ) -> str:
-    from rayclf.training.search.trials import Task, run_trials
+    from rayclf.training.search.trainable import Task
+    from rayclf.training.search.trials import run_trials
 
     tasks = [
         Task(dataset, board.place(trial), settings, -(-rows // settings.train.batch_size), board.lower, is_own())
