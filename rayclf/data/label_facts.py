@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rayclf.data.label_cells import Cell, LabelColumn
 from rayclf.data.label_files import Label
 from rayclf.data.survey import Survey
-from rayclf.data.targets import Cell, LabelColumn, infer_space
+from rayclf.data.targets import infer_space
 from rayclf.errors import LabelError
 from rayclf.labels import LabelSpace, ProblemType
 

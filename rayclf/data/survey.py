@@ -20,10 +20,11 @@ from rayclf.config import DataConfig
 from rayclf.data.columns import find_columns
 from rayclf.data.extract import Extract, identities, with_partitions
 from rayclf.data.formats import read_batches
+from rayclf.data.label_cells import LabelColumn, read_label_column
 from rayclf.data.label_files import Label
 from rayclf.data.reading import Rejects
 from rayclf.data.sources import Source, find_sources
-from rayclf.data.targets import OUTSIDE, LabelColumn, encode, infer_space, missing_labels, read_label_column
+from rayclf.data.targets import OUTSIDE, encode, infer_space, missing_labels
 from rayclf.data.texts import TextSource
 from rayclf.errors import DataError
 from rayclf.labels import LabelSpace, ProblemType

@@ -213,7 +213,7 @@ def test_bad_completions(read, form, cells, error, words):
 
 
 def test_completions_of_mixed_forms(read):
-    with pytest.raises(DataError, match="row 2, column 'completion': is a object where most rows have a value"):
+    with pytest.raises(DataError, match="row 2, column 'completion': is an object where most rows have a value"):
         read("x.jsonl", encoded("jsonl", rows_of("prompt", "completion", [1, {"A": 1}, 0, 1])))
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayclf.data.targets import encode_rows, infer_space, read_label_column
+from rayclf.data.label_cells import read_label_column
+from rayclf.data.targets import encode_rows, infer_space
 from rayclf.errors import DataError, LabelError, UserError
 from rayclf.labels import LabelSpace, ProblemType, dense_targets
 
@@ -142,9 +143,9 @@ def test_binary_test_files_in_other_forms():
         (["0", "1", "0.5"], "expected_output", "row 3"),
         (["0", "1", "-1"], "completion", "row 3"),
         (["0", "1", "yes"], "completion", "row 3, column 'completion': must be 0 or 1, not 'yes'"),
-        (["0", "1", '{"A": 1}'], "completion", "row 3, column 'completion': is a object where row 1 has a value"),
-        (['{"A": 1}', "1"], "label", "row 2, column 'label': is a value where row 1 has a object"),
-        (['{"A": 1}', '["A"]'], "label", "row 2, column 'label': is a list where row 1 has a object"),
+        (["0", "1", '{"A": 1}'], "completion", "row 3, column 'completion': is an object where row 1 has a value"),
+        (['{"A": 1}', "1"], "label", "row 2, column 'label': is a value where row 1 has an object"),
+        (['{"A": 1}', '["A"]'], "label", "row 2, column 'label': is a list where row 1 has an object"),
         (["0", None], "label", "row 2, column 'label': no label"),
         (["0", "", "1"], "label", "row 2, column 'label': no label"),
         (["a", "b", " \t"], "label", "row 3, column 'label': no label"),
