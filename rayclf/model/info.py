@@ -40,6 +40,11 @@ class BackboneRef(BaseModel):
     model_type: str
     sha256: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        """What clients are told: a hub id as it is, of a folder its own name and not where it lies on the machine."""
+        return Path(self.id).name if Path(self.id).is_absolute() else self.id
+
 
 class ArtifactInfo(BaseModel):
     """``rayclf.json``."""

@@ -21,7 +21,7 @@ from rayclf.labels import ProblemType
 from rayclf.model.artifact import load_artifact, load_weights, save_artifact
 from rayclf.model.backbone import load_network
 from rayclf.model.engine import Classifier
-from rayclf.model.info import find_artifact, read_info, verify
+from rayclf.model.info import BackboneRef, find_artifact, read_info, verify
 from rayclf.model.tensors import whole_tensors
 
 Make = Callable[..., Made]
@@ -465,3 +465,11 @@ def test_a_head_alone_is_trained_and_comes_back(write_tiny: Callable[..., Path],
     shutil.rmtree(source)
     with pytest.raises(BackboneError, match="no such folder"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"), ("/home/me/qwen", "qwen")],
+)
+def test_a_backbone_is_called_by_its_name(where: str, name: str) -> None:
+    assert BackboneRef(id=where, revision=None, model_type="bert", sha256={}).name == name

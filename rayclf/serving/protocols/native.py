@@ -69,7 +69,7 @@ def _entry(facts: ModelFacts) -> ModelEntry:
         problem_type=info.label_space["problem_type"],
         num_labels=len(info.label_space["labels"]),
         input=info.reads.form,
-        backbone=info.backbone.id,
+        backbone=info.backbone.name,
     )
 
 
@@ -82,6 +82,6 @@ def _about(facts: ModelFacts) -> dict[str, Any]:
         "thresholds": info.thresholds,
         "input": info.reads.form,
         "max_length": info.max_length,
-        "backbone": info.backbone.id,
+        "backbone": info.backbone.name,
         "metrics": metrics,
     }
