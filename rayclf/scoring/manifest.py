@@ -189,6 +189,15 @@ class Manifest:
                 totals[name] += record[name]
         return totals
 
+    def drop_strays(self) -> None:
+        """Delete the files of rows that stand in no record, when all units are done.
+
+        A unit that died between its files and its record may have been scored again on another kind of processor, by
+        which a row has another label: where it was the only one of its partition, its first file is still there.
+        """
+        recorded = {file["path"] for record in self.records() for file in record["files"]}
+        storage.delete_files(entry.path for entry in self.parts() if entry.name not in recorded)
+
     # --- the job ---
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:

@@ -115,6 +115,8 @@ def score(
                         f"{os.fspath(source)}: {progress.errors} rows have errors, more than --max-errors "
                         f"{max_errors}; see the column 'error' in {manifest.output}; the same command goes on"
                     )
+    if job.columns.by_label:
+        manifest.drop_strays()
     totals = manifest.totals()
     summary = ScoreSummary(
         str(manifest.output),

@@ -12,6 +12,7 @@ import pytest
 
 import rayclf
 from rayclf.errors import ArtifactError, DataError, OutputError
+from rayclf.scoring.verify import verify
 
 
 @pytest.fixture
@@ -69,6 +70,21 @@ def test_resume_scores_only_what_is_missing(encoder_run: rayclf.Run, corpus: Pat
     assert (kept.stat().st_mtime_ns, kept.read_bytes()) == before[kept]
     assert pq.read_table(lost).equals(pq.read_table(pa.BufferReader(before[lost])))
     assert rayclf.score(encoder_run.artifact, file, out).scored_rows == 0
+
+
+def test_a_unit_scored_again_leaves_no_row_in_another_partition(
+    encoder_run: rayclf.Run, corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rayclf.score(encoder_run.artifact, corpus / "b.parquet", out, partition_by_label=True)
+    part = next(out.glob("label=*/part-*.parquet"))
+    stray = out / "label=other" / part.name  # as of an attempt on a processor by which these rows had another label
+    stray.parent.mkdir()
+    shutil.copy(part, stray)
+    (out / "_manifest" / "units" / f"{part.stem.removeprefix('part-')}.json").unlink()
+    assert rayclf.score(encoder_run.artifact, corpus / "b.parquet", out, partition_by_label=True).scored_rows == 100
+    assert not stray.exists()
+    assert verify(out).rows == 100
 
 
 def test_another_job_is_refused_and_the_difference_named(

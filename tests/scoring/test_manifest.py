@@ -40,6 +40,17 @@ def opened(folder: Path) -> Manifest:
     return manifest
 
 
+def test_files_that_stand_in_no_record_are_dropped(tmp_path: Path) -> None:
+    manifest = opened(tmp_path / "out")
+    manifest.fold([commit(manifest, "0-1", partition="label=a b")])
+    commit(manifest, "0-2", partition="label=b")
+    manifest.write_part("0-2", pa.table({"id": ["0-2#1"]}), "label=a b")  # of an attempt that never came to its record
+    (tmp_path / "out/label=a b/notes.txt").write_text("somebody's own")
+    manifest.drop_strays()
+    assert [part.name for part in manifest.parts()] == ["label=a b/part-0-1.parquet", "label=b/part-0-2.parquet"]
+    assert (tmp_path / "out/label=a b/notes.txt").exists()
+
+
 def test_a_job_goes_on_with_what_is_done(tmp_path: Path) -> None:
     manifest = opened(tmp_path / "out")
     first = commit(manifest, "0-1", 3)
