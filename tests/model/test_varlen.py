@@ -144,9 +144,36 @@ def test_under_autocast_the_kernel_gets_one_half_precision(monkeypatch: pytest.M
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     monkeypatch.setattr(varlen, "_has_kernel", lambda query, value: query.dtype == torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         attend(Layer(True), query, key, value.bfloat16(), None, rows=Rows((3, 2), CPU))
     assert seen == [torch.bfloat16] * 3
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    ("length", "gradients", "used"),
+    [(12, True, torch.float32), (255, True, torch.float32), (256, True, torch.bfloat16), (12, False, torch.bfloat16)],
+)
+def test_on_a_cpu_short_rows_attend_in_float32_where_gradients_follow(
+    monkeypatch: pytest.MonkeyPatch, packed: bool, length: int, gradients: bool, used: torch.dtype
+) -> None:
+    compute, seen = F.scaled_dot_product_attention, list[torch.dtype]()
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.extend(tensor.dtype for tensor in (query, key, value))
+        out: Tensor = compute(query, key, value, *args, **kwargs)
+        seen.append(out.dtype)
+        return out
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    inputs = [tensor.detach().bfloat16().requires_grad_(gradients) for tensor in states([length])]
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = attend(Layer(False), *inputs, None, rows=Rows((length,), CPU) if packed else None)
+    assert seen == [used] * 4
+    assert out.dtype == torch.bfloat16
+    if gradients:
+        out.sum().backward()  # type: ignore[no-untyped-call]
+        assert all(tensor.grad is not None and tensor.grad.dtype == torch.bfloat16 for tensor in inputs)
 
 
 def test_dropout_is_left_to_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,13 @@ def mean_loss(
     known = ~targets.isnan()
     if weights is None:
         return F.binary_cross_entropy_with_logits(logits[known], targets[known])
-    # pos_weight is the weight of a 1 over that of a 0, and the element's weight is then that of a 0.
-    negative = torch.tensor(weights.negative)
+    # pos_weight is the weight of a 1 over that of a 0, and the element's weight is then that of a 0. PyTorch adds it to
+    # numbers of order 1, so that a small one keeps its digits in float64 alone.
+    negative = torch.tensor(weights.negative).double()
     share, zero = (side.expand_as(targets)[known] for side in (positive / negative, negative))
-    return F.binary_cross_entropy_with_logits(logits[known], targets[known], weight=zero, pos_weight=share)
+    return F.binary_cross_entropy_with_logits(
+        logits[known].double(), targets[known].double(), weight=zero, pos_weight=share
+    )
 
 
 class Kept(Replicated):
