@@ -190,13 +190,17 @@ class Manifest:
         return totals
 
     def drop_strays(self) -> None:
-        """Delete the files of rows that stand in no record, when all units are done.
+        """Delete the files of rows that stand in no record, of units that have one.
 
         A unit that died between its files and its record may have been scored again on another kind of processor, by
         which a row has another label: where it was the only one of its partition, its first file is still there.
         """
-        recorded = {file["path"] for record in self.records() for file in record["files"]}
-        storage.delete_files(entry.path for entry in self.parts() if entry.name not in recorded)
+        done, recorded = set[str](), set[str]()
+        for record in self.records():
+            done.add(self.part_name(record["unit"]))
+            recorded.update(file["path"] for file in record["files"])
+        strays = (e for e in self.parts() if posixpath.basename(e.name) in done and e.name not in recorded)
+        storage.delete_files(entry.path for entry in strays)
 
     # --- the job ---
 

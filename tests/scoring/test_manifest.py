@@ -45,9 +45,14 @@ def test_files_that_stand_in_no_record_are_dropped(tmp_path: Path) -> None:
     manifest.fold([commit(manifest, "0-1", partition="label=a b")])
     commit(manifest, "0-2", partition="label=b")
     manifest.write_part("0-2", pa.table({"id": ["0-2#1"]}), "label=a b")  # of an attempt that never came to its record
+    manifest.write_part("0-3", pa.table({"id": ["0-3#1"]}), "label=b")  # whose record was not found: it may be there
     (tmp_path / "out/label=a b/notes.txt").write_text("somebody's own")
     manifest.drop_strays()
-    assert [part.name for part in manifest.parts()] == ["label=a b/part-0-1.parquet", "label=b/part-0-2.parquet"]
+    assert [part.name for part in manifest.parts()] == [
+        "label=a b/part-0-1.parquet",
+        "label=b/part-0-2.parquet",
+        "label=b/part-0-3.parquet",
+    ]
     assert (tmp_path / "out/label=a b/notes.txt").exists()
 
 
