@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rayclf.config import TrainConfig
 from rayclf.model.network import Network
+from rayclf.training.embedding_rows import find_rows
 from rayclf.training.optimizer import make_optimizer
 
 _BUCKET = 2**23  # gradient elements in one collective: 32 MiB
@@ -62,8 +63,11 @@ class Replicated:
     def __init__(self, network: Network, config: TrainConfig) -> None:
         self.network = network
         self._max_grad_norm = config.max_grad_norm
-        self._optimizer = make_optimizer(network, config.weight_decay)
         self._trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self._rows = find_rows(network)
+        read = {name: rows.parameter for name, rows in self._rows.items()}
+        self._updated = self._trained | read  # what the optimizer has under each name
+        self._optimizer = make_optimizer(network, config.weight_decay, read)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """See :class:`Strategy`."""
@@ -71,6 +75,9 @@ class Replicated:
 
     def update(self, learning_rate: float) -> float:
         """See :class:`Strategy`."""
+        for rows in self._rows.values():
+            rows.collect()
+            self._optimizer.state[rows.parameter] = rows.state
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             if parameter.grad is None:  # of a worker without rows, or an expert that no token chose
@@ -81,6 +88,8 @@ class Replicated:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        for rows in self._rows.values():
+            rows.write_back()
         return float(norm)
 
     def weights(self) -> dict[str, Tensor]:
@@ -91,14 +100,15 @@ class Replicated:
         """See :class:`Strategy`."""
         if not is_first():
             return {}
-        state = self._optimizer.state
-        return {
-            name: {key: value.detach().cpu() for key, value in state[p].items()} for name, p in self._trained.items()
-        }
+        state = {name: self._optimizer.state[p] for name, p in self._updated.items()}
+        state |= {name: rows.whole_state() for name, rows in self._rows.items()}
+        return {name: {key: value.detach().cpu() for key, value in found.items()} for name, found in state.items()}
 
     def load_optimizer_state(self, state: OptimizerState) -> None:
         """See :class:`Strategy`."""
-        names = {parameter: name for name, parameter in self._trained.items()}
+        for name in self._rows.keys() & state.keys():
+            self._rows[name].load(state[name])
+        names = {parameter: name for name, parameter in self._updated.items()}
         order = [names[p] for group in self._optimizer.param_groups for p in group["params"]]
         groups = self._optimizer.state_dict()["param_groups"]
         by_position = {position: dict(state[name]) for position, name in enumerate(order) if name in state}

@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,8 +82,14 @@ class Server(S3Server):
         return {process.pid for process in self._processes}
 
     def writes(self) -> bool:
-        """Whether an object is being put."""
-        return any((self._root / "node/d1/tmp").glob("*"))
+        """Whether an object is being put: until it is whole it has no name, and is a file that its server has open."""
+        folder = f"/proc/{self._processes[SERVERS.index('object')].pid}/fd"
+        for number in os.listdir(folder):
+            with suppress(OSError):  # closed meanwhile
+                name = os.readlink(f"{folder}/{number}")
+                if "/d1/objects/" in name and name.endswith(" (deleted)"):
+                    return True
+        return False
 
 
 @dataclass

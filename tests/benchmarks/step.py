@@ -7,7 +7,8 @@ All ways take 32 rows a step, through the same loop, loss and fused AdamW, in on
 - ``random``: as the Hugging Face Trainer makes a step by default, one padded batch of rows as they come, dropout 0.1;
 - ``grouped``: the same over rows of like length (``group_by_length``);
 - ``padded``: rows as they come, no dropout, padded micro-batches of rows of like length;
-- ``packed``: one behind the other instead, and ``rayclf``: of the last layer only the tokens that are pooled, too;
+- ``packed``: one behind the other instead, and ``short``: of the last layer only the tokens that are pooled, too;
+- ``rayclf``: besides, of the word embeddings only the rows that were read are updated;
 - ``bf16``: the same in bfloat16, which rayclf chooses by itself where the CPU computes in it.
 
 With ``--lora`` all of them train adapters of rank 16 on all layers (PEFT) and the head alone.
@@ -19,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -37,14 +40,15 @@ from rayclf.training.step import micro_batches, train_step
 from rayclf.training.strategies import Replicated
 
 _ROWS, _WHOLE = 32, 10**6
-# tokens of a micro-batch, packed, dropout, the last layer short, rows of like length
-_WAYS: dict[str, tuple[int, bool, float, bool, bool]] = {
-    "random": (_WHOLE, False, 0.1, False, False),
-    "grouped": (_WHOLE, False, 0.1, False, True),
-    "padded": (512, False, 0.0, False, False),
-    "packed": (2048, True, 0.0, False, False),
-    "rayclf": (2048, True, 0.0, True, False),
-    "bf16": (2048, True, 0.0, True, False),
+# tokens of a micro-batch, packed, dropout, the last layer short, embeddings by rows, rows of like length
+_WAYS: dict[str, tuple[int, bool, float, bool, bool, bool]] = {
+    "random": (_WHOLE, False, 0.1, False, False, False),
+    "grouped": (_WHOLE, False, 0.1, False, False, True),
+    "padded": (512, False, 0.0, False, False, False),
+    "packed": (2048, True, 0.0, False, False, False),
+    "short": (2048, True, 0.0, True, False, False),
+    "rayclf": (2048, True, 0.0, True, True, False),
+    "bf16": (2048, True, 0.0, True, True, False),
 }
 
 
@@ -72,16 +76,17 @@ def main() -> None:
     low = choose_precision("auto", torch.device("cpu")) == "bf16"
     ways = {name: way for name, way in _WAYS.items() if low or name != "bf16"}
     strategies = {}
-    for name, (_, _, dropout, short, _) in ways.items():
+    for name, (_, _, dropout, short, by_rows, _) in ways.items():
         dtype = torch.bfloat16 if args.lora and name == "bf16" else torch.float32  # of weights that are not trained
         network = load_network(folder, space, seed=0, dropout=dropout, dtype=dtype)
         if args.lora:
             add_lora(network, LoraConfig())
         network._short_last = network._short_last and short
-        strategies[name] = Replicated(network.train(), config)
+        with nullcontext() if by_rows else mock.patch("rayclf.training.strategies.find_rows", return_value={}):
+            strategies[name] = Replicated(network.train(), config)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for step in range(args.steps + 2):
-        for name, (tokens, packed, _, _, grouped) in ways.items():
+        for name, (tokens, packed, _, _, _, grouped) in ways.items():
             first = _ROWS * (mixed[step] if grouped else step)
             rows = alike[first : first + _ROWS] if grouped else list(range(first, first + _ROWS))
             batch = TokenBatch(np.asarray(rows), [ids[row] for row in rows], targets[rows])

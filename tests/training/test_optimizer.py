@@ -39,14 +39,15 @@ def test_rate_of_a_single_step_is_not_zero() -> None:
     assert rate_at(0, 1, TrainConfig(), 1.0) > 0
 
 
-def test_only_matrices_decay_and_only_trainable_weights_are_there() -> None:
+def test_only_matrices_but_embeddings_decay_and_only_trainable_weights_are_there() -> None:
     network = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3), nn.Linear(3, 2))
     for parameter in network[3].parameters():
         parameter.requires_grad_(False)
     decayed, others = make_optimizer(network, 0.1).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
-    assert {id(p) for p in decayed["params"]} == {id(network[0].weight), id(network[2].weight)}
-    assert {id(p) for p in others["params"]} == {id(network[1].weight), id(network[1].bias), id(network[2].bias)}
+    assert {id(p) for p in decayed["params"]} == {id(network[2].weight)}
+    apart = (network[0].weight, network[1].weight, network[1].bias, network[2].bias)
+    assert {id(p) for p in others["params"]} == set(map(id, apart))
     assert decayed["lr"] == others["lr"] == 0
 
 
@@ -61,6 +62,13 @@ def test_decay_shrinks_matrices_alone() -> None:
     optimizer.step()
     torch.testing.assert_close(network.weight.detach(), before * 0.95)
     assert torch.equal(network.bias.detach(), torch.ones(3))
+
+
+def test_a_parameter_may_stand_for_another() -> None:
+    network, other = nn.Linear(3, 2), nn.Parameter(torch.zeros(1, 2))
+    decayed, others = make_optimizer(network, 0.1, {"weight": other}).param_groups
+    assert [id(p) for p in decayed["params"]] == [id(other)]
+    assert [id(p) for p in others["params"]] == [id(network.bias)]
 
 
 def test_no_group_is_empty() -> None:

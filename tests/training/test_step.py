@@ -94,6 +94,10 @@ class Kept(Replicated):
 
     def __init__(self, network: nn.Module, max_grad_norm: float = 1e9) -> None:
         super().__init__(network, TrainConfig(max_grad_norm=max_grad_norm))
+        self._rows = {}
+        for module in network.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = False
         self._optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
         self._optimizer.zero_grad = lambda set_to_none=True: None
 
