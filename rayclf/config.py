@@ -128,7 +128,7 @@ class TrainConfig(Section):
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; by method and backbone size when unset.")
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises; then it falls linearly to 0.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Of the backbone and head; a few epochs do as well without.")
-    weight_decay: float = Field(0.01, ge=0, description="Of matrices; biases and norms are never decayed.")
+    weight_decay: float = Field(0.01, ge=0, description="Of matrices; biases, norms and embeddings are never decayed.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes in it."
