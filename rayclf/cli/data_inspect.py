@@ -19,6 +19,7 @@ from rayclf.cli.options import (
     YamlFile,
     check_there,
     collect,
+    column_flags,
 )
 
 
@@ -49,16 +50,8 @@ def inspect(
     check_there(data, test, labels, config)
     from rayclf.data.inspect import inspect as look
 
-    flags = {
-        "data.text": text,
-        "data.text_pair": text_pair,
-        "data.template": template,
-        "data.messages": messages,
-        "data.label": label,
-        "data.separator": separator,
-        "labels.file": labels,
-    }
-    overrides = collect(set_, flags)
+    columns = column_flags(text, text_pair, template, messages, label, separator, labels)
+    overrides = collect(set_, columns)
     from rayclf.cli import show, show_data
 
     with show_data.RowsView("inspecting", quiet=json) as view:

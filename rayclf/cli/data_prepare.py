@@ -24,6 +24,7 @@ from rayclf.cli.options import (
     check_lasts,
     check_there,
     collect,
+    column_flags,
 )
 
 _FLAGS = {  # in the order of the questions and of the command that is printed
@@ -91,14 +92,9 @@ def prepare(
     from rayclf.data.prepare import prepare as write
     from rayclf.errors import AmbiguousColumn
 
-    flags: dict[str, Any] = {
-        "data.text": text,
-        "data.text_pair": text_pair,
-        "data.template": template,
-        "data.messages": messages,
-        "data.label": label,
-        "data.separator": separator,
-        "labels.file": labels,
+    columns = column_flags(text, text_pair, template, messages, label, separator, labels)
+    flags = {
+        **columns,
         "labels.problem_type": problem_type,
         "data.split": split,
         "data.split_column": split_column,

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from rayclf.cli.options import Backbone
+
 
 def demo(
     output: Annotated[str | None, typer.Option("-o", "--output", help="Folder; runs/demo-… when not given.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Local folder or hub id; all-MiniLM-L6-v2 when not given.")
-    ] = None,
+    backbone: Backbone = None,
     data: Annotated[
         str, typer.Option(help="questions (one of four subjects) or support (several labels).")
     ] = "questions",

@@ -22,6 +22,13 @@ def check_lasts(output: str | None) -> str | None:
     return output
 
 
+Labelled = Annotated[
+    str, typer.Argument(help="Labelled CSV, TSV, JSONL or Parquet, or prepared data.", show_default=False)
+]
+TestRows = Annotated[str | None, typer.Option("--test", help="File of test rows; else a tenth of DATA is held out.")]
+Backbone = Annotated[
+    str | None, typer.Option("--backbone", help="Local folder or hub id; all-MiniLM-L6-v2 when not given.")
+]
 Artifact = Annotated[str, typer.Argument(help="A run folder or an artifact.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="PyTorch device; auto takes a GPU where there is one.")]
@@ -42,12 +49,22 @@ Metrics = Annotated[
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, over the YAML; repeatable.")]
 YamlFile = Annotated[str | None, typer.Option("--config", help="YAML file.")]
 
+_COLUMNS = (
+    "data.text", "data.text_pair", "data.template", "data.messages", "data.label", "data.separator", "labels.file",
+)  # fmt: skip
+
 
 def collect(set_: list[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides of ``--set`` with those of the flags that were given laid over them."""
     from rayclf.config_file import parse_override
 
     return dict(map(parse_override, set_ or [])) | {path: value for path, value in flags.items() if value is not None}
+
+
+def column_flags(*given: str | None) -> dict[str, Any]:
+    """What ``--text``, ``--text-pair``, ``--template``, ``--messages``, ``--label``, ``--separator`` and ``--labels``,
+    given in this order, stand for in the configuration."""
+    return dict(zip(_COLUMNS, given, strict=True))
 
 
 def ask_column(flag: str, candidates: tuple[str, ...]) -> str:

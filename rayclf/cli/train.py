@@ -8,37 +8,43 @@ from typing import Annotated, Any
 import typer
 
 from rayclf.cli.options import (
+    Backbone,
     Json,
     LabelColumn,
+    Labelled,
     LabelsFile,
+    Messages,
     Metrics,
+    Separator,
     Set,
     Template,
+    TestRows,
     TextColumn,
+    TextPair,
     YamlFile,
     ask_column,
     check_lasts,
     check_there,
     collect,
+    column_flags,
 )
 
 
 def train(
-    data: Annotated[
-        str, typer.Argument(help="Labelled CSV, TSV, JSONL or Parquet, or prepared data.", show_default=False)
-    ],
+    data: Labelled,
     output: Annotated[
         str, typer.Option("-o", "--output", callback=check_lasts, help="Folder for the run.", show_default=False)
     ],
-    test: Annotated[str | None, typer.Option(help="File of test rows; else a tenth of DATA is held out.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Local folder or hub id; all-MiniLM-L6-v2 when not given.")
-    ] = None,
+    test: TestRows = None,
+    backbone: Backbone = None,
     config: YamlFile = None,
     set_: Set = None,
     text: TextColumn = None,
+    text_pair: TextPair = None,
     template: Template = None,
+    messages: Messages = None,
     label: LabelColumn = None,
+    separator: Separator = None,
     labels: LabelsFile = None,
     metric: Metrics = None,
     track: Annotated[
@@ -59,11 +65,9 @@ def train(
     from rayclf.cli import show
     from rayclf.errors import AmbiguousColumn
 
+    columns = column_flags(text, text_pair, template, messages, label, separator, labels)
     flags = {
-        "data.text": text,
-        "data.template": template,
-        "data.label": label,
-        "labels.file": labels,
+        **columns,
         "evaluation.metrics": metric,
         "output.track": track,
         "output.overwrite": overwrite or None,

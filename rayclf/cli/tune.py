@@ -8,16 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from rayclf.cli.options import (
+    Backbone,
     Json,
     LabelColumn,
+    Labelled,
     LabelsFile,
+    Messages,
+    Separator,
     Set,
     Template,
+    TestRows,
     TextColumn,
+    TextPair,
     YamlFile,
     check_lasts,
     check_there,
     collect,
+    column_flags,
 )
 
 Searched = Annotated[
@@ -30,16 +37,12 @@ Searched = Annotated[
 
 
 def tune(
-    data: Annotated[
-        str, typer.Argument(help="Labelled CSV, TSV, JSONL or Parquet, or prepared data.", show_default=False)
-    ],
+    data: Labelled,
     output: Annotated[
         str, typer.Option("-o", "--output", callback=check_lasts, help="Folder for the search.", show_default=False)
     ],
-    test: Annotated[str | None, typer.Option(help="File of test rows; else a tenth of DATA is held out.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Local folder or hub id; all-MiniLM-L6-v2 when not given.")
-    ] = None,
+    test: TestRows = None,
+    backbone: Backbone = None,
     config: YamlFile = None,
     set_: Set = None,
     search: Searched = None,
@@ -48,8 +51,11 @@ def tune(
         float | None, typer.Option(help="Stop after so long, with what is finished.", show_default=False)
     ] = None,
     text: TextColumn = None,
+    text_pair: TextPair = None,
     template: Template = None,
+    messages: Messages = None,
     label: LabelColumn = None,
+    separator: Separator = None,
     labels: LabelsFile = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep artifacts and checkpoints of all trials.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing search.")] = False,
@@ -63,13 +69,7 @@ def tune(
     from rayclf.cli import show
     from rayclf.training.search.tune import tune as run_search
 
-    flags = {
-        "data.text": text,
-        "data.template": template,
-        "data.label": label,
-        "labels.file": labels,
-        "output.overwrite": overwrite or None,
-    }
+    columns = column_flags(text, text_pair, template, messages, label, separator, labels)
     view = _View()
     found = run_search(
         data,
@@ -77,7 +77,7 @@ def tune(
         test=test,
         backbone=backbone,
         config=config,
-        overrides=collect(set_, flags),
+        overrides=collect(set_, {**columns, "output.overwrite": overwrite or None}),
         search=search or (),
         trials=trials,
         minutes=minutes,

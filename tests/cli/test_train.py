@@ -44,6 +44,16 @@ def test_on_a_terminal_it_asks_until_the_answer_is_a_column(
     assert given[-1] == {"train.epochs": 2, "data.text": "body"}
 
 
+def test_flags_tell_how_rows_are_read(given: list[dict[str, Any]]) -> None:
+    with pytest.raises(Asked):
+        command.train(
+            __file__, "out", text="a", text_pair="b", template="{a}", messages="m", label="l", separator=";",
+            labels=__file__, set_=["data.text=other", "data.label=l2"],
+        )  # fmt: skip
+    read = {"text": "a", "text_pair": "b", "template": "{a}", "messages": "m", "label": "l", "separator": ";"}
+    assert given[-1] == {f"data.{name}": value for name, value in read.items()} | {"labels.file": __file__}
+
+
 def test_elsewhere_it_fails(given: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
     with pytest.raises(AmbiguousColumn):

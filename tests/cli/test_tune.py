@@ -60,6 +60,12 @@ def test_flags_reach_the_search(calls: list[dict[str, Any]]) -> None:
     assert calls[0]["overrides"] == {"train.seed": 5}
 
 
+def test_flags_tell_how_rows_are_read(calls: list[dict[str, Any]]) -> None:
+    assert run("--text", "a", "--text-pair", "b", "--separator", ";", "--overwrite").exit_code == 0
+    read = {"data.text": "a", "data.text_pair": "b", "data.separator": ";"}
+    assert calls[0]["overrides"] == {**read, "output.overwrite": True}
+
+
 def test_a_line_for_each_trial_and_a_table_at_the_end(calls: list[dict[str, Any]]) -> None:
     shown = run().shown
     assert "1/2  trial 0  learning_rate 0.001  done  0.7500  best so far  2 min left" in " ".join(shown.split("\n"))
