@@ -109,6 +109,21 @@ class LabelSpace:
             return np.arange(len(self)) == probabilities.argmax(axis=1)[:, None]
         return probabilities >= thresholds
 
+    def best(self, probabilities: Floats, holds: npt.NDArray[np.bool_]) -> list[tuple[str, float]]:
+        """The most probable label of each row and its probability; of a binary task the label or its negation.
+
+        ``holds`` are the decisions, ``[n, K]`` as ``probabilities``.
+        """
+        found = []
+        for row, mask, top in zip(probabilities, holds, probabilities.argmax(axis=1), strict=True):
+            negated = self.problem_type is ProblemType.BINARY and not mask[0]
+            found.append((self.negative, 1.0 - float(row[0])) if negated else (self.names[top], float(row[top])))
+        return found
+
+    def held(self, holds: npt.NDArray[np.bool_]) -> list[list[str]]:
+        """The labels that hold of each row, by name."""
+        return [[self.names[place] for place in np.flatnonzero(row)] for row in holds]
+
     def to_json(self) -> dict[str, Any]:
         """The form kept in ``labels.json`` and ``rayclf.json``."""
         labels = []

@@ -142,3 +142,18 @@ def test_dense_is_the_inverse_of_sparse(rows, data):
     start = data.draw(st.integers(0, len(rows)))
     np.testing.assert_array_equal(dense_targets(positive.slice(start), unknown.slice(start), 4), dense[start:])
     assert positive.type == pa.list_(pa.int32())
+
+
+def test_best_and_held_labels():
+    p = np.float32([[0.5, 0.3, 0.2], [0.125, 0.25, 0.75]])
+    holds = np.array([[False, True, False], [True, False, True]])
+    three = LabelSpace(("a", "b", "c"), ProblemType.MULTILABEL)
+    assert three.best(p, holds) == [("a", 0.5), ("c", 0.75)]  # whether it holds or not
+    assert three.held(holds) == [["b"], ["a", "c"]]
+    one = LabelSpace(("spam",), ProblemType.BINARY)
+    assert one.best(np.float32([[0.75], [0.75], [0.25]]), np.array([[True], [False], [False]])) == [
+        ("spam", 0.75),
+        ("not spam", 0.25),  # by its threshold
+        ("not spam", 0.75),
+    ]
+    assert three.best(p[:0], holds[:0]) == three.held(holds[:0]) == []

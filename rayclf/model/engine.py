@@ -17,7 +17,7 @@ import torch
 from rayclf.data.texts import Form, messages_json
 from rayclf.data.tokens import Encoding, Ids, Text
 from rayclf.errors import ConfigError, DataError, ResourceError
-from rayclf.labels import Floats, LabelSpace, ProblemType
+from rayclf.labels import Floats, LabelSpace
 from rayclf.model.artifact import load_artifact
 from rayclf.model.info import ArtifactInfo, find_artifact, read_info
 from rayclf.model.packing import Batching
@@ -172,17 +172,12 @@ class Classifier:
 
     def interpret(self, probabilities: Floats) -> list[Prediction]:
         """Probabilities ``[n, K]`` as Predictions, by the artifact's thresholds."""
-        names = self.space.names
         holds = self.decide(probabilities)
-        best = probabilities.argmax(axis=1)
-        predictions = []
-        for row, mask, top in zip(probabilities, holds, best, strict=True):
-            label, score = names[top], float(row[top])
-            if self.space.problem_type is ProblemType.BINARY and not mask[0]:
-                label, score = self.space.negative, 1.0 - score
-            held = [names[i] for i in np.flatnonzero(mask)]
-            predictions.append(Prediction(label, score, held, dict(zip(names, row.tolist(), strict=True))))
-        return predictions
+        found = zip(self.space.best(probabilities, holds), self.space.held(holds), probabilities.tolist(), strict=True)
+        return [
+            Prediction(label, score, held, dict(zip(self.space.names, row, strict=True)))
+            for (label, score), held, row in found
+        ]
 
 
 def _as_text(value: Any, form: Form) -> Text:

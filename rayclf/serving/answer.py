@@ -53,16 +53,11 @@ class Answer:
 
     def best(self) -> list[tuple[str, float]]:
         """The most probable label of each input and its probability; of a binary task the label or its negation."""
-        names, binary = self.space.names, self.space.problem_type is ProblemType.BINARY
-        found = []
-        for row, holds, top in zip(self.probabilities, self.holds, self.probabilities.argmax(axis=1), strict=True):
-            negated = binary and not holds[0]
-            found.append((self.space.negative, 1.0 - float(row[0])) if negated else (names[top], float(row[top])))
-        return found
+        return self.space.best(self.probabilities, self.holds)
 
     def held(self) -> list[list[str]]:
         """The labels that hold, by name, of each input."""
-        return [[self.space.names[place] for place in np.flatnonzero(row)] for row in self.holds]
+        return self.space.held(self.holds)
 
 
 @dataclass(frozen=True)
