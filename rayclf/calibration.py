@@ -1,8 +1,10 @@
 """Temperature: one number that makes the probabilities of a trained classifier mean what they say.
 
 Logits are divided by the T that minimises the log loss on rows held out of training (Guo et al. 2017,
-arXiv:1706.04599). No label changes places; only how sure the answers are. Thresholds come after, from probabilities at
-that temperature (:mod:`rayclf.thresholds`).
+arXiv:1706.04599), with a prior on T: its logarithm is normal around 0, with variance 1. To hundreds of rows that is
+nothing; a few rows no longer move T far by chance, and where every row is right, so that the loss alone would fall for
+ever, there is a best T. No label changes places; only how sure the answers are. Thresholds come after, from
+probabilities at that temperature (:mod:`rayclf.thresholds`).
 """
 
 from __future__ import annotations
@@ -72,19 +74,19 @@ class TemperatureFit:
         self.curvature = self.curvature + other.curvature
 
     def temperature(self) -> float:
-        """The best T from 0.05 to 20.
-
-        It is 1 with fewer than 20 judged rows, and where the loss falls all the way to 0.05: when every row is right,
-        no temperature is the best.
-        """
-        if self.rows < FEWEST_ROWS or not self.slope[-1] > 0:
+        """The most likely T from 0.05 to 20; 1 with fewer than 20 judged rows."""
+        if self.rows < FEWEST_ROWS:
             return 1.0
-        if self.slope[0] >= 0:
+        slope = self.slope + np.log(_GRID) / _GRID  # of the prior, (log T)² / 2
+        curvature = self.curvature + (1 - np.log(_GRID)) / _GRID**2
+        if slope[-1] <= 0:
+            return COLDEST
+        if slope[0] >= 0:
             return HOTTEST
-        above = int(np.argmax(self.slope > 0))
-        low, high = self.slope[above - 1 : above + 1]
+        above = int(np.argmax(slope > 0))
+        low, high = slope[above - 1 : above + 1]
         # Derivatives by the position between the two grid points, which are equally far apart in log 1 / T.
-        low_rate, high_rate = (self.curvature * _GRID * _STEP)[above - 1 : above + 1]
+        low_rate, high_rate = (curvature * _GRID * _STEP)[above - 1 : above + 1]
 
         def slope_at(x: float) -> float:
             hermite = (2 * x**3 - 3 * x**2 + 1) * low + (x**3 - 2 * x**2 + x) * low_rate

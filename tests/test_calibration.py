@@ -38,6 +38,17 @@ def sample(kind, rows=2000, temperature=1.0, seed=0, size=5):
 
 
 def loss(space, logits, targets):
+    """Mean log loss as a function of log T, with the share of a row that a prior of variance 1 on log T has."""
+    found = plain_loss(space, logits, targets)
+    return lambda log_t: found(log_t) + log_t**2 / 2 / judged(space, targets)
+
+
+def judged(space, targets):
+    """How many terms the mean log loss has."""
+    return len(targets) if space.problem_type is ProblemType.MULTICLASS else int((~np.isnan(targets)).sum())
+
+
+def plain_loss(space, logits, targets):
     """Mean log loss as a function of log T."""
 
     def at(log_t):
@@ -114,14 +125,33 @@ def test_few_rows_keep_temperature_1(kind):
 
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from(KINDS), st.floats(1e-3, 1e3), st.integers(0, 100))
-def test_all_right_keeps_temperature_1(kind, scale, seed):
-    space, logits, _ = sample(kind, 30, seed=seed)
+def test_all_right_makes_surer_within_reason(kind, scale, seed):
+    """The loss alone has no minimum there."""
+    space, logits, _ = sample(kind, 300, seed=seed)
     logits = (logits * scale).astype(np.float32)
     if kind is ProblemType.MULTICLASS:
         targets = np.eye(len(space), dtype=np.float32)[logits.argmax(1)]
     else:
         targets = (logits > 0).astype(np.float32)
-    assert fit_temperature(logits, targets, space) == 1.0
+    t = fit_temperature(logits, targets, space)
+    assert 0.05 <= t <= 1.0 + 1e-3
+    assert t == 0.05 or scale > 0.01
+    assert plain_loss(space, logits, targets)(np.log(t)) <= plain_loss(space, logits, targets)(0.0) + 1e-6
+
+
+def test_chance_among_few_rows_does_not_move_it_far():
+    """Logits that say nothing, as after a training that was too short: alone the loss would take a T far from 1."""
+    rng = np.random.default_rng(0)
+    space = space_of(ProblemType.MULTICLASS, 3)
+    logs, alone = [], []
+    for _ in range(200):
+        logits = (0.05 * rng.normal(size=(20, 3))).astype(np.float32)
+        targets = np.eye(3, dtype=np.float32)[rng.integers(0, 3, 20)]
+        logs.append(np.log(fit_temperature(logits, targets, space)))
+        best = minimize_scalar(plain_loss(space, logits, targets), bounds=np.log([0.05, 20]), method="bounded")
+        alone.append(best.x)
+    assert np.abs(logs).mean() < np.abs(alone).mean() / 4
+    assert np.quantile(np.abs(logs), 0.95) < np.log(2.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -151,4 +151,4 @@ def _command(data: str, output: str, test: str | None, config: str | None, overr
     for path, value in overrides.items():
         if path not in (*_FLAGS, "data.shuffle", "output.overwrite"):
             words += ["--set", f"{path}={as_json(value)}"]
-    return shlex.join(words)
+    return shlex.join([*words, "--overwrite"])

@@ -13,6 +13,7 @@ from rayclf.cli.options import (
     LabelColumn,
     Metrics,
     Precision,
+    Separator,
     TextColumn,
     check_choice,
     check_there,
@@ -24,6 +25,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Labelled file.", show_default=False)],
     text: TextColumn = None,
     label: LabelColumn = None,
+    separator: Separator = None,
     metric: Metrics = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -41,6 +43,7 @@ def evaluate(
     options: dict[str, Any] = {
         "text": text,
         "label": label,
+        "separator": separator,
         "metrics": metric or (),
         "device": device,
         "precision": precision,

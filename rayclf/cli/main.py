@@ -1,6 +1,6 @@
 """``rayclf``: the commands and what an error looks like.
 
-Exit codes: 0 done; 2 the user can mend it, and one line on stderr says how; 1 anything else.
+Exit codes: 0 done; 2 the user can mend it, and one line on stderr says how; 130 Ctrl-C; 1 anything else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: loading rich would take longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Labelled text in, a classifier on a large language model out: train, evaluate, serve, score at any scale.",
-    epilog="Begin with: rayclf demo. Exit codes: 0 done, 2 yours to mend (one line says how), 1 anything else.",
+    epilog="Begin with: rayclf demo. Exit codes: 0 done, 2 yours to mend (one line says how), 130 Ctrl-C, 1 anything else.",
 )
 
 

@@ -39,7 +39,7 @@ LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the 
 TextPair = Annotated[str | None, typer.Option(help="Column of the second text, where two are classified together.")]
 Template = Annotated[str | None, typer.Option(help="Text from several columns: 'Title: {title}\\n{body}'.")]
 Messages = Annotated[str | None, typer.Option(help="Column of chat messages.")]
-Separator = Annotated[str | None, typer.Option(help="What parts several labels in one cell; | when not given.")]
+Separator = Annotated[str | None, typer.Option(help="What parts several labels in one cell; | unless told otherwise.")]
 LabelsFile = Annotated[
     str | None, typer.Option("--labels", help="File that declares the labels: TSV, JSON, YAML or SKOS.")
 ]

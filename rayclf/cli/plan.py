@@ -6,12 +6,30 @@ from typing import Annotated
 
 import typer
 
-from rayclf.cli.options import Json, Set, check_there, collect
+from rayclf.cli.options import (
+    Json,
+    LabelColumn,
+    Messages,
+    Separator,
+    Set,
+    Template,
+    TextColumn,
+    TextPair,
+    check_there,
+    collect,
+    column_flags,
+)
 
 
 def plan(
     config: Annotated[str | None, typer.Argument(help="YAML file of the job.", show_default=False)] = None,
     data: Annotated[str | None, typer.Option(help="What is to be trained on: it is counted and sampled.")] = None,
+    text: TextColumn = None,
+    text_pair: TextPair = None,
+    template: Template = None,
+    messages: Messages = None,
+    label: LabelColumn = None,
+    separator: Separator = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Training rows, where there is no --data.")] = None,
     tokens_per_row: Annotated[
         float | None, typer.Option(min=1, help="Mean tokens of a row; model.max_length when not known.")
@@ -46,7 +64,7 @@ def plan(
         backbone=backbone,
         device=device,
         gpus=gpus,
-        overrides=collect(set_, {}),
+        overrides=collect(set_, column_flags(text, text_pair, template, messages, label, separator, None)),
     )
     if json:
         show.print_json(found.to_json())

@@ -33,6 +33,7 @@ def list_(
     from rich.markup import escape
     from rich.table import Table
 
+    from rayclf import storage
     from rayclf.cli import show
     from rayclf.training.run import Run
     from rayclf.training.runs import find_runs, summary
@@ -46,9 +47,12 @@ def list_(
         return
     table = Table(box=None)
     for name in ("run", "state", "progress", "metric", "started", "time"):
-        table.add_column(name, justify="right" if name == "time" else "left", no_wrap=name != "run", overflow="fold")
+        # What is narrow goes to the metric and the time of day first: without its name a row is of no use.
+        whole = name not in ("metric", "started")
+        table.add_column(name, justify="right" if name == "time" else "left", no_wrap=whole, overflow="fold")
+    top = storage.local_path(folder, "FOLDER")
     for one in found:
-        name = Path(one.folder).relative_to(Path(folder).expanduser()).as_posix()
+        name = Path(one.folder).relative_to(top).as_posix()
         name = folder if name == "." else name
         table.add_row(escape(name), one.state, _progress(one), _headline(one), (one.started or "")[:16], _time(one))
     show.console.print(table)

@@ -48,12 +48,10 @@ def find_columns(
     reads, label = _configured(config), config.label
     if reads is None and prefer is not None and set(prefer.columns) <= set(names):
         reads = prefer
-    given = [("--label", label)] if label else []
+    if label is not None and label not in names:
+        raise DataError(f"{place}: no column '{label}'; --label must name one of: {', '.join(names)}")
     if reads is not None:
-        given += [(reads.flag, name) for name in reads.columns]
-    for flag, name in given:
-        if name not in names:
-            raise DataError(f"{place}: no column '{name}'; {flag} must name one of: {', '.join(names)}")
+        reads.check(names, place)
     if reads is None and label is None:
         pairs = [pair for pair in PAIRS if set(pair) <= set(names)]
         if len(pairs) == 1:  # of several none is taken, so that the choice is asked for below

@@ -223,7 +223,7 @@ def _check_rejects(
     source, row = _locate(sources, rows, number)
     more = f" (and {count - 1} more rows)" if count > 1 else ""
     where = ": " if reason.startswith("line ") else f": row {row}, "
-    limit = f"; {count} of {total} rows cannot be used, --max-rejected allows {allowed}" if allowed else ""
+    limit = f"; {count} of {total} rows cannot be used, data.max_rejected allows {allowed}" if allowed else ""
     raise DataError(f"{shown(source.path)}{where}{reason}{more}{limit}")
 
 

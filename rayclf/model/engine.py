@@ -193,7 +193,7 @@ def _as_text(value: Any, form: Form) -> Text:
         if isinstance(value, Mapping) and value.keys() == {"text", "text_pair"}:
             value = (value["text"], value["text_pair"])
         if not isinstance(value, tuple | list) or len(value) != 2 or not all(map(_is_text, value)):
-            raise DataError("must be a pair of strings that are not empty: (text, text_pair)")
+            raise DataError("must be a pair of strings that are not empty: (text, text_pair), by --pair in a command")
         return value[0], value[1]
     if isinstance(value, tuple | list | Mapping):
         raise DataError("must be one string; this classifier reads neither pairs nor chat messages")

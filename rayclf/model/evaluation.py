@@ -91,7 +91,7 @@ def evaluate(
     *,
     text: str | None = None,
     label: str | None = None,
-    separator: str = "|",
+    separator: str | None = None,
     metrics: Sequence[str] = (),
     device: str = "auto",
     precision: Precision = "auto",
@@ -99,12 +99,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """All metrics of an artifact on a labelled file (see :meth:`rayclf.metrics.MetricState.compute`).
 
-    The text column is ``text``, else what the classifier was trained on is read, else one is found as in training.
+    The text column is ``text``, else what the classifier was trained on is read, else, where that was one text, one
+    column is found as in training. ``separator`` parts several labels in one cell, as in training when None.
     ``metrics`` are the user's own, ``file.py:function``. ``on_progress`` gets the rows done and in all. Raises
     DataError or LabelError for a file that does not fit, ConfigError for a metric that fails, ArtifactError.
     """
     info = read_info(find_artifact(artifact))
-    columns = DataConfig(text=text, label=label, separator=separator)
+    reads = info.reads.read_from(text) if text else info.reads if info.reads.form != "text" else None
+    columns = DataConfig(label=label, separator=separator or info.separator, **(reads.model_dump() if reads else {}))
     rows = read_labelled(data, columns, space=info.space, prefer=info.reads).table
     classifier = Classifier.load(artifact, device=device, precision=precision, expected_rows=rows.num_rows)
     tally = Tally(new_state(classifier), own=OwnMetricState(load_metrics(metrics), info.space) if metrics else None)

@@ -63,6 +63,7 @@ class ArtifactInfo(BaseModel):
     thresholds: list[float]
     temperature: float = Field(1.0, gt=0)
     reads: TextSource
+    separator: str = "|"  # of several labels in one cell of labelled data
     chat_template: str | None = None
     special_tokens: dict[str, str] = {}
     backbone: BackboneRef

@@ -90,6 +90,8 @@ class Manifest:
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key) and key not in FREE:
                 told = f"{key} is {new.get(key)!r}, was {old.get(key)!r}"
+                if key == "artifact":
+                    told = f"it is of another artifact (by its content {old[key][:12]}, and not {new[key][:12]})"
                 if key == "files":
                     told = f"the input files changed: {_changed_file(old.get(key) or [], new.get(key) or [])}"
                 raise OutputError(
@@ -226,7 +228,7 @@ def _changed_file(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, A
     was, now = {file["path"]: file for file in old}, {file["path"]: file for file in new}
     for path in dict.fromkeys([*was, *now]):
         if path not in now:
-            return f"{shown(path)} is gone"
+            return f"{shown(path)} is no longer among them"
         if path not in was:
             return f"{shown(path)} is new"
         for key in ("size", "modified_ns", *was[path]):

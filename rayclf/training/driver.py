@@ -81,7 +81,9 @@ def train(
         run = create_run(folder, resolved, found.space, facts)
     else:
         run = earlier
-        run.write_status(state="running", pid=os.getpid(), error=None, resumed=run.status.get("resumed", 0) + 1)
+        run.write_status(
+            state="running", pid=os.getpid(), error=None, ended=None, resumed=run.status.get("resumed", 0) + 1
+        )
     run.write_status(workers=cluster.most, strategy=cluster.strategy)
     on_event(
         {
@@ -116,10 +118,11 @@ def train(
             )
             fit(run, job, cluster, on_event)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        run.write_status(state="stopped" if stopped else "failed", error=None if stopped else str(error), ended=now())
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ctrl-C, or a terminal that has gone
+        told = {"state": "stopped" if stopped else "failed", "error": None if stopped else str(error)}
+        run.write_status(**told, **run.reached, ended=now())
         raise
-    run.write_status(state="done", ended=now())
+    run.write_status(state="done", **run.reached, ended=now())
     return run
 
 

@@ -24,7 +24,7 @@ from rayclf.training.elastic import Elastic
 from rayclf.training.job import Job, train_loop
 from rayclf.training.plan import Cluster
 from rayclf.training.room import Room
-from rayclf.training.run import Run
+from rayclf.training.run import Run, now
 from rayclf.training.tracking import open_trackers
 
 Event = dict[str, Any]
@@ -162,7 +162,7 @@ def _finish(run: Run, results: dict[str, Any]) -> None:
 
     with storage.folder_whole(run.artifact) as draft:
         shutil.copytree(Path(results["checkpoint"]) / "artifact", draft, dirs_exist_ok=True)
-        write_info(draft, read_info(draft).model_copy(update=results["info"]))
+        write_info(draft, read_info(draft).model_copy(update={**results["info"], "created": now()}))
     for name in ("curves", "mistakes"):
         storage.write_json(run.folder / f"{name}.json", results[name])
     write_report(run)

@@ -134,6 +134,7 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
         thresholds=[threshold] * len(space),
         temperature=1.0,
         reads=found.reads,
+        separator=settings.data.separator,
         chat_template=encoding.chat_template,
         special_tokens=dict(encoding.special_tokens),
         backbone=BackboneRef(

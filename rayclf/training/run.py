@@ -69,6 +69,12 @@ class Run:
                 events.append(line)
         return events
 
+    @property
+    def reached(self) -> dict[str, int]:
+        """``step`` and ``epoch`` of the last step on record; empty before the first."""
+        last = next((event for event in reversed(self.events) if event["kind"] == "step"), None)
+        return {name: last[name] for name in ("step", "epoch")} if last else {}
+
     def write_status(self, **fields: Any) -> None:
         """Lay ``fields`` over ``status.json`` and stamp the time."""
         old = self.status if (self.folder / "status.json").exists() else {}

@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "training"))
 from fake_run import make_run
 
 from rayclf.cli.runs import app
+from rayclf.cli.show import console
 from rayclf.errors import ConfigError, OutputError
 from rayclf.training.run import Run
 
@@ -43,6 +44,20 @@ def test_list(runs: Path) -> None:
     assert [one["state"] for one in asked("list", runs)] == ["failed", "done"]
     (runs / "empty").mkdir()
     assert "no runs" in run("list", runs / "empty")
+
+
+def test_list_below_a_relative_folder(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs.parent)
+    for folder in (runs.name, f"{runs.name}/", f"./{runs.name}"):
+        assert [line.split()[0] for line in run("list", folder).splitlines()[1:]] == ["large", "small"]
+    monkeypatch.chdir(runs)
+    assert run("list", "small").splitlines()[1].split()[0] == "small"
+
+
+def test_list_keeps_names_whole_on_a_narrow_terminal(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", 60)
+    (runs / "small").rename(runs / "a-name-of-some-length")
+    assert "a-name-of-some-length  done" in run("list", runs)
 
 
 def test_show(runs: Path) -> None:

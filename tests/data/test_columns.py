@@ -80,6 +80,11 @@ def test_ambiguous_columns(columns, flag, candidates):
     ("columns", "given", "words"),
     [
         ({"text": WORDS, "label": CLASSES}, {"text": "body"}, "no column 'body'; --text must name one of: text, label"),
+        (
+            {"text": WORDS, "label": CLASSES},
+            {"text": "text", "text_pair": "b"},
+            "no column 'b'; --text-pair must name one of: text, label",
+        ),
         ({"text": WORDS, "label": CLASSES}, {"label": "topic"}, "no column 'topic'; --label must name one of"),
         ({"text": NUMBERS, "label": CLASSES}, {}, "text column 'text' holds numbers, not text"),
         ({"text": ["1", "", "2", " 3 "], "label": CLASSES}, {}, "text column 'text' holds numbers"),

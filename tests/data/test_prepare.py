@@ -170,7 +170,7 @@ def test_rows_that_cannot_be_used_are_set_aside_and_counted(made, tmp_path):
 def test_too_many_bad_rows_stop_the_job(made, tmp_path):
     rows = rows_of(100)
     rows[3]["text"] = rows[5]["text"] = ""
-    with pytest.raises(DataError, match=r"row 4, column 'text': empty text \(and 1 more rows\).*max-rejected allows 1"):
+    with pytest.raises(DataError, match=r"row 4, column 'text': empty text \(and 1 more rows\).*max_rejected allows 1"):
         made(rows)
     assert not (tmp_path / "out").exists()
     assert made(rows, data__max_rejected=0.02).record.quarantined == 2

@@ -24,6 +24,8 @@ def test_the_run_folder_holds_what_the_design_promises(run: rayclf.Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert {"config.yaml", "labels.json", "metrics.jsonl", "checkpoints", "artifact", "report.html"} <= names
     assert run.status["state"] == "done"
+    assert run.status["step"] == steps(run)[-1]["step"]
+    assert run.status["started"] <= read_json(run.artifact / "rayclf.json")["created"] <= run.status["ended"]
     config = rayclf.load_config(run.folder / "config.yaml")
     assert config.model.method in ("full", "lora")  # resolved, not auto
     assert rayclf.LabelSpace.from_json(read_json(run.folder / "labels.json")).names

@@ -12,7 +12,7 @@ from tiny import TEXTS, Made
 from rayclf.bootstrap import Outcomes
 from rayclf.calibration import TemperatureFit
 from rayclf.data.texts import TextSource
-from rayclf.errors import DataError
+from rayclf.errors import DataError, LabelError
 from rayclf.labels import ProblemType, dense_targets, sparse_targets
 from rayclf.metrics import MetricState
 from rayclf.model.engine import Classifier
@@ -125,3 +125,27 @@ def test_a_file_is_judged_as_its_rows(make: Make, tmp_path: Path) -> None:
     assert metrics["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(best, labels, strict=True)]))
     with pytest.raises(DataError):
         evaluate(artifact, tmp_path / "missing.csv")
+
+
+def test_cells_of_several_labels_are_parted_as_in_training(make: Make, tmp_path: Path) -> None:
+    made = make("bert", kind=ProblemType.MULTILABEL).with_info(separator=";")
+    artifact = made.save(tmp_path / "artifact")
+    one, two, *_ = made.info.space.names
+    file = tmp_path / "x.csv"
+    file.write_text(f"text,label\nred,{one};{two}\ngreen,{one}\nblue,\n")
+    assert [row["support"] for row in evaluate(artifact, file)["per_label"]][:2] == [2, 1]
+    file.write_text(file.read_text().replace(";", "/").replace("blue,\n", ""))
+    with pytest.raises(LabelError, match=f"{one}/{two}"):
+        evaluate(artifact, file)
+    assert [row["support"] for row in evaluate(artifact, file, separator="/")["per_label"]][:2] == [2, 1]
+
+
+def test_pairs_are_never_guessed(make: Make, tmp_path: Path) -> None:
+    made = make("bert").with_info(reads=TextSource(text="premise", text_pair="hypothesis"))
+    artifact = made.save(tmp_path / "artifact")
+    file = tmp_path / "x.csv"
+    file.write_text(f"text,label\nred,{made.info.space.names[0]}\n")
+    with pytest.raises(DataError, match=r"x\.csv: no column 'premise'; --text must name one of: text, label"):
+        evaluate(artifact, file)
+    file.write_text(f"other,hypothesis,label\nred,blue,{made.info.space.names[0]}\n")
+    assert evaluate(artifact, file, text="other")["rows"] == 1

@@ -78,9 +78,9 @@ def test_a_job_goes_on_with_what_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"artifact": "xyz"}, "artifact is 'xyz', was 'abc'"),
-        ({"files": []}, "the input files changed: x is gone"),
-        ({"files": FILES[:1]}, "the input files changed: y is gone"),
+        ({"artifact": "xyz"}, r"it is of another artifact \(by its content abc, and not xyz\)"),
+        ({"files": []}, "the input files changed: x is no longer among them"),
+        ({"files": FILES[:1]}, "the input files changed: y is no longer among them"),
         ({"files": [*FILES, {"path": "z"}]}, "the input files changed: z is new"),
         ({"files": [FILES[0], {**FILES[1], "size": 3}]}, r"the input files changed: y has another size \(2, now 3\)"),
         ({"files": FILES[::-1]}, "the input files changed: their order"),

@@ -55,6 +55,25 @@ def test_without_validation_rows_the_baseline_is_of_the_test() -> None:
     assert {part: one["accuracy"] for part, one in found.items()} == {"baseline": 0.1, "test": 0.5}
 
 
+def test_a_curve_has_what_was_measured_while_training() -> None:
+    """The last evaluation is of calibrated probabilities: beside the others it would look like a leap."""
+    events = [evaluation(at, "validation", {"log_loss": value}) for at, value in ((0, 1.1), (5, 1.0))]
+    events += [{**evaluation(5, part, {"log_loss": 0.2}), "final": True} for part in ("validation", "train")]
+    found = lines(list(report_curves.training([step(5), *events], {})), "Loss")
+    assert found.lines["validation log loss"] == [(0, 1.1), (5, 1.0)]
+    assert [event["log_loss"] for event in report_metrics.evaluations(events, "train")] == [0.2]
+
+
+def test_overfitting_is_said_where_it_is() -> None:
+    def told(seen: float) -> str:
+        measured = {"train": {"f1_macro": seen, "rows": 9}, "test": {"f1_macro": 0.6, "rows": 9}}
+        return " ".join(map(str, report_tables.metrics([], {"metrics": measured}, {})))
+
+    assert "+0.3000: what it has seen it knows much better, which is overfitting" in told(0.9)
+    assert "overfitting" not in told(0.6)
+    assert "-0.1000" in told(0.5)
+
+
 def test_flat_metrics() -> None:
     given = {"step": 3, "accuracy": 0.5, "per_label": [], "interval": {"low": 1}, "own": {"mine": 1.0}, "k": {"5": 2}}
     assert report_metrics.flat(given) == {"accuracy": 0.5, "mine": 1.0, "k 5": 2}

@@ -32,8 +32,9 @@ def steps(events: Events) -> list[Mapping[str, Any]]:
 
 
 def evaluations(events: Events, part: str) -> list[Mapping[str, Any]]:
-    """The evaluations of a part while training, by step."""
-    return _once(event for event in events if event.get("kind") == "evaluation" and event.get("part") == part)
+    """The evaluations of a part by step: those while training, or else the last, which is after calibration."""
+    found = [event for event in events if event.get("kind") == "evaluation" and event.get("part") == part]
+    return _once([event for event in found if not event.get("final")] or found)
 
 
 def _once(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ _MOST_ROWS = 200
 _MOST_MISTAKES = 50
 _MOST_LETTERS = 1000  # of a text that is shown
 _MOST_CELLS = 20  # labels of a confusion matrix that can be read
+_OVERFIT = 0.05  # more on training rows than on others
 _PARTS = {"baseline": "before training", "validation": "validation", "train": "training rows", "test": "test"}
 
 
@@ -46,9 +47,10 @@ def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) 
     part = judged(events, info)[0]
     seen, unseen = finite(values.get("train", {}).get(chosen)), finite(values.get(part, {}).get(chosen))
     if part != "train" and seen is not None and unseen is not None:
+        verdict = ": what it has seen it knows much better, which is overfitting" if seen - unseen > _OVERFIT else ""
         yield note(
             f"{words(chosen)} is {seen:.4f} on training rows and {unseen:.4f} on {_PARTS[part]} rows, "
-            f"{seen - unseen:+.4f}: much more of one than of the other is overfitting"
+            f"{seen - unseen:+.4f}{verdict}"
         )
 
 
