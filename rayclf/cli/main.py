@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: loading rich would take longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Labelled text in, a classifier on a large language model out: train, evaluate, serve, score at any scale.",
-    epilog="Begin with: rayclf demo. Exit codes: 0 done, 2 yours to mend (one line says how), 130 Ctrl-C, 1 anything else.",
+    epilog="Begin with: rayclf demo. Exit codes: 0 done, 2 yours to mend (a line says how), 130 Ctrl-C, 1 all else.",
 )
 
 
