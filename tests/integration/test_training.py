@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,27 @@ def test_a_failure_in_a_worker_is_one_line_and_recorded(
     assert "\n" not in str(caught.value)
     assert rayclf.Run(tmp_path / "x").status["state"] == "failed"
     assert not (tmp_path / "x" / "artifact").exists()
+
+
+def test_a_terminal_that_has_gone_stops_a_run(
+    cluster: None,
+    few_messages: Path,
+    backbone: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with ``| head``: rich ends the program, which is no error of the training."""
+
+    def fit(run: rayclf.Run, *rest: object) -> None:
+        line = {"kind": "step", "step": 3, "epoch": 1}
+        (run.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        raise SystemExit(1)
+
+    monkeypatch.setattr("rayclf.training.fit.fit", fit)
+    with pytest.raises(SystemExit):
+        rayclf.train(few_messages, tmp_path / "x", backbone=str(backbone("bert")))
+    status = rayclf.Run(tmp_path / "x").status
+    assert (status["state"], status["error"], status["step"], status["epoch"]) == ("stopped", None, 3, 1)
 
 
 def test_a_training_without_room_tells_what_it_waits_for(
