@@ -86,6 +86,7 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return f"{event['rows']} rows in {event['units']} units, {event['done']} rows done before"
         case "start":
             size = f"{event['backbone']} ({event['parameters'] / 1e6:.1f} M parameters)"
+            size += f", up to {event['max_length']} tokens a text"
             where = f"{event['workers']} worker(s), {event['strategy']}"
             return f"backbone {size}, {event['tuning']} tuning, {where}, {event['steps']} steps"
         case "step":
@@ -97,6 +98,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return f"no worker has begun: needed {event['needed']}; free {event['free']}"
         case "resumed":
             return f"going on after step {max(0, event['step'])}"
+        case "done before":
+            return "the run is done already: nothing is left to train"
         case "stopping":
             return "stopping after a checkpoint; with resume the same job goes on from there"
         case "search":

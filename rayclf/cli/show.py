@@ -96,15 +96,22 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
     table = Table(title=f"{title}, {metrics['rows']} rows", title_justify="left")
     for name in ("", "precision", "recall", "F1", "ROC-AUC", "rows"):
         table.add_column(name, justify="left" if not name else "right")
+    interval = metrics.get("interval") or {}
     for key, name in _HEADLINES.items():
         if key in metrics:
-            table.add_row(name, number(metrics[key]))
+            known = key == interval.get("metric")
+            table.add_row(f"{name} {_span(interval)}" if known else name, number(metrics[key]))
     table.add_section()
     for row in metrics["per_label"][:_MOST_LABELS]:
         table.add_row(
             row["label"], *(number(row[k]) for k in ("precision", "recall", "f1", "roc_auc")), str(row["support"])
         )
     return table
+
+
+def _span(interval: Mapping[str, Any]) -> str:
+    """A confidence interval, in brackets that rich does not take for markup."""
+    return f"({interval['level']:.0%}: {number(interval['low'])}–{number(interval['high'])})"
 
 
 class ProgressView:
@@ -165,8 +172,11 @@ class TrainView(ProgressView):
             self._steps = event["steps"]
             console.print(
                 f"backbone [bold]{event['backbone']}[/] ({event['parameters'] / 1e6:.1f} M parameters), "
-                f"{event['tuning']} tuning, {event['workers']} worker(s), {event['strategy']}; Ray is starting …"
+                f"{event['tuning']} tuning, up to {event['max_length']} tokens a text, {event['workers']} worker(s), "
+                f"{event['strategy']}; Ray is starting …"
             )
+        elif kind == "done before":
+            console.print("the run is done already: nothing is left to train")
         elif kind == "step":
             self._step = event["step"]
             note = f"steps  epoch {event['epoch']}  loss {event['loss']:.4f}  {event['rows_per_second']:.0f} rows/s"

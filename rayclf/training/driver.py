@@ -50,6 +50,7 @@ def train(
     if earlier is not None:
         check_same(earlier, data, test, settings)
         if earlier.status["state"] == "done":
+            on_event({"kind": "done before"})
             return earlier
         settings = go_on(earlier, settings)
         if (prepared := prepared_folder(earlier)) is not None:
@@ -90,6 +91,7 @@ def train(
             "kind": "start",
             "backbone": plan.info.backbone.id,
             "tuning": plan.tuning,
+            "max_length": plan.info.max_length,
             "parameters": plan.parameters,
             "workers": cluster.most,
             "strategy": cluster.strategy,

@@ -21,12 +21,14 @@ def test_steps_are_told_every_few_seconds_and_at_the_end(capsys: pytest.CaptureF
     clock = Clock()
     log = JobLog(every=10, clock=clock)
     log({"kind": "start", "backbone": "b", "parameters": 1e6, "workers": 1, "strategy": "ddp", "tuning": "full",
-         "steps": 100})  # fmt: skip
+         "max_length": 64, "steps": 100})  # fmt: skip
     for step in range(1, 101):
         log({"kind": "step", "step": step, "epoch": 1, "loss": 0.5, "rows": 8, "rows_per_second": 8.0})
         clock.now += 1
     told = [line.split(" ", 2)[2] for line in capsys.readouterr().out.splitlines()]
-    assert told[0] == "backbone b (1.0 M parameters), full tuning, 1 worker(s), ddp, 100 steps"
+    assert told[0] == (
+        "backbone b (1.0 M parameters), up to 64 tokens a text, full tuning, 1 worker(s), ddp, 100 steps"
+    )
     assert told[1] == "step 1/100, 8 rows, epoch 1, loss 0.5000, 8 rows/s"
     assert told[2] == "step 11/100, 88 rows, epoch 1, loss 0.5000, 8 rows/s, 0:01:29 left"
     assert told[-1] == "step 100/100, 800 rows, epoch 1, loss 0.5000, 8 rows/s"
@@ -55,6 +57,7 @@ def test_units_and_rows_and_lines_without_carriage_returns(capsys: pytest.Captur
 
 def test_a_kind_that_nobody_knows_is_passed_over() -> None:
     assert event_line({"kind": "of a later version"}) is None
+    assert event_line({"kind": "done before"}) == "the run is done already: nothing is left to train"
     assert event_line({"kind": "resumed", "step": -1}) == "going on after step 0"
     waiting = {"kind": "waiting", "needed": "2 worker(s), each with 4 CPU", "free": "3 of 8 CPU"}
     assert event_line(waiting) == "no worker has begun: needed 2 worker(s), each with 4 CPU; free 3 of 8 CPU"
