@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,11 @@ class Outcomes:
         tail = (1 - _LEVEL) / 2
         low, high = np.quantile(values, [tail, 1 - tail])
         return float(low), float(high)
+
+    def described(self, metric: str, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """The interval as metrics have it, ``{"interval": {metric, low, high, level}}``; empty where there is none."""
+        found = self.confidence_interval(metric, resamples, seed)
+        return {"interval": {"metric": metric, "low": found[0], "high": found[1], "level": _LEVEL}} if found else {}
 
     def _keeps(self, metric: str) -> bool:
         multilabel = self.space.problem_type is ProblemType.MULTILABEL

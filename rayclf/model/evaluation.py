@@ -97,7 +97,8 @@ def evaluate(
     precision: Precision = "auto",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """All metrics of an artifact on a labelled file (see :meth:`rayclf.metrics.MetricState.compute`).
+    """All metrics of an artifact on a labelled file (see :meth:`rayclf.metrics.MetricState.compute`), and the 95 %
+    ``interval`` of the macro F1 by bootstrap over rows.
 
     The text column is ``text``, else what the classifier was trained on is read, else, where that was one text, one
     column is found as in training. ``separator`` parts several labels in one cell, as in training when None.
@@ -109,8 +110,11 @@ def evaluate(
     columns = DataConfig(label=label, separator=separator or info.separator, **(reads.model_dump() if reads else {}))
     rows = read_labelled(data, columns, space=info.space, prefer=info.reads).table
     classifier = Classifier.load(artifact, device=device, precision=precision, expected_rows=rows.num_rows)
-    tally = Tally(new_state(classifier), own=OwnMetricState(load_metrics(metrics), info.space) if metrics else None)
+    state = new_state(classifier)
+    outcomes = Outcomes(info.space, state.thresholds)
+    own = OwnMetricState(load_metrics(metrics), info.space) if metrics else None
+    tally = Tally(state, outcomes=outcomes, own=own)
     for start in range(0, rows.num_rows, WINDOW):
         classify(classifier, rows.slice(start, WINDOW), tally)
         on_progress(min(start + WINDOW, rows.num_rows), rows.num_rows)
-    return tally.compute()
+    return tally.compute() | outcomes.described("f1_macro")

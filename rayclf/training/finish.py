@@ -107,10 +107,8 @@ def _described(job: Job, tally: Tally) -> dict[str, Any]:
         before = tally.raw.compute()
         metrics["uncalibrated"] = {name: value for name, value in before.items() if isinstance(value, float)}
     if tally.outcomes is not None:
-        name = job.config.train.metric
-        found = tally.outcomes.confidence_interval(name, job.config.evaluation.resamples, job.config.train.seed)
-        if found is not None:
-            metrics["interval"] = {"metric": name, "low": found[0], "high": found[1], "level": 0.95}
+        train, evaluation = job.config.train, job.config.evaluation
+        metrics |= tally.outcomes.described(train.metric, evaluation.resamples, train.seed)
     return metrics
 
 

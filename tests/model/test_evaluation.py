@@ -133,7 +133,10 @@ def test_cells_of_several_labels_are_parted_as_in_training(make: Make, tmp_path:
     one, two, *_ = made.info.space.names
     file = tmp_path / "x.csv"
     file.write_text(f"text,label\nred,{one};{two}\ngreen,{one}\nblue,\n")
-    assert [row["support"] for row in evaluate(artifact, file)["per_label"]][:2] == [2, 1]
+    found = evaluate(artifact, file)
+    assert [row["support"] for row in found["per_label"]][:2] == [2, 1]
+    assert found["interval"]["metric"] == "f1_macro"
+    assert found["interval"]["low"] <= found["f1_macro"] <= found["interval"]["high"]
     file.write_text(file.read_text().replace(";", "/").replace("blue,\n", ""))
     with pytest.raises(LabelError, match=f"{one}/{two}"):
         evaluate(artifact, file)
