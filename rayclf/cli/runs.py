@@ -47,15 +47,13 @@ def list_(
         return
     table = Table(box=None)
     for name in ("run", "state", "progress", "metric", "started", "time"):
-        # What is narrow goes to the metric and the time of day first: without its name a row is of no use.
-        whole = name not in ("metric", "started")
-        table.add_column(name, justify="right" if name == "time" else "left", no_wrap=whole, overflow="fold")
+        table.add_column(name, justify="right" if name == "time" else "left", no_wrap=True)
     top = storage.local_path(folder, "FOLDER")
     for one in found:
         name = Path(one.folder).relative_to(top).as_posix()
         name = folder if name == "." else name
         table.add_row(escape(name), one.state, _progress(one), _headline(one), (one.started or "")[:16], _time(one))
-    show.console.print(table)
+    show.print_wide(table)
 
 
 @app.command("show")

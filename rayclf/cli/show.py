@@ -45,6 +45,16 @@ def as_json(value: Any) -> str:
     return json.dumps(storage.plain(value), ensure_ascii=False)
 
 
+def print_wide(table: Table) -> None:
+    """Print a table as wide as it needs: a terminal that is narrower wraps its lines, and loses no column."""
+    before = console.width
+    console.width = console.measure(table, options=console.options.update(width=10_000)).maximum
+    try:
+        console.print(table)
+    finally:
+        console.width = before
+
+
 def number(value: Any) -> str:
     """A metric in four digits, a dash where it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
@@ -96,22 +106,20 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
     table = Table(title=f"{title}, {metrics['rows']} rows", title_justify="left")
     for name in ("", "precision", "recall", "F1", "ROC-AUC", "rows"):
         table.add_column(name, justify="left" if not name else "right")
-    interval = metrics.get("interval") or {}
     for key, name in _HEADLINES.items():
         if key in metrics:
-            known = key == interval.get("metric")
-            table.add_row(f"{name} {_span(interval)}" if known else name, number(metrics[key]))
+            table.add_row(name, number(metrics[key]))
+    if interval := metrics.get("interval"):
+        name = _HEADLINES.get(interval["metric"], interval["metric"])
+        bounds = f"{number(interval['low'])} to {number(interval['high'])}"
+        table.caption = escape(f"{name}: {interval['level']:.0%} confidence from {bounds}")
+        table.caption_justify = "left"
     table.add_section()
     for row in metrics["per_label"][:_MOST_LABELS]:
         table.add_row(
             row["label"], *(number(row[k]) for k in ("precision", "recall", "f1", "roc_auc")), str(row["support"])
         )
     return table
-
-
-def _span(interval: Mapping[str, Any]) -> str:
-    """A confidence interval, in brackets that rich does not take for markup."""
-    return f"({interval['level']:.0%}: {number(interval['low'])}–{number(interval['high'])})"
 
 
 class ProgressView:
