@@ -89,9 +89,7 @@ class Manifest:
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key) and key not in FREE:
-                told = f"{key} is {new.get(key)!r}, was {old.get(key)!r}"
-                if key == "artifact":
-                    told = f"it is of another artifact (by its content {old[key][:12]}, and not {new[key][:12]})"
+                told = f"{key} is {_brief(new.get(key))}, was {_brief(old.get(key))}"
                 if key == "files":
                     told = f"the input files changed: {_changed_file(old.get(key) or [], new.get(key) or [])}"
                 raise OutputError(
@@ -221,6 +219,11 @@ class Manifest:
         except (FileNotFoundError, ValueError):
             return {}
         return value
+
+
+def _brief(value: Any) -> str:
+    """A setting as an error tells it: of an artifact, which is known by the SHA-256 of its content, the beginning."""
+    return f"another one ({value[:12]}…)" if isinstance(value, str) and len(value) == 64 else repr(value)
 
 
 def _changed_file(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str:

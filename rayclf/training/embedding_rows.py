@@ -50,7 +50,7 @@ class EmbeddingRows:
             tokens, values = grad.indices()[0], grad.values()
         else:  # the backbone also reads the matrix as a whole
             tokens, values = torch.arange(len(grad)), grad
-        self._take_in(tokens)
+        self._take_in(self._of_all_workers(tokens))
         self.parameter.grad = torch.zeros_like(self.parameter)
         self.parameter.grad[self._place[tokens]] = values
 
@@ -77,12 +77,16 @@ class EmbeddingRows:
         for key, moment in moments.items():
             self._moments[key][: len(self._tokens)] = moment[self._tokens]
 
+    def _of_all_workers(self, tokens: Tensor) -> Tensor:
+        """The tokens that any worker has met, in order: all must have the same rows at the same places."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return tokens
+        anywhere = torch.zeros(len(self.whole), dtype=torch.uint8)
+        anywhere[tokens] = 1
+        dist.all_reduce(anywhere, op=dist.ReduceOp.MAX)
+        return anywhere.nonzero()[:, 0]
+
     def _take_in(self, tokens: Tensor) -> None:
-        if dist.is_initialized() and dist.get_world_size() > 1:  # all workers must have the same rows in the same order
-            anywhere = torch.zeros(len(self.whole), dtype=torch.uint8)
-            anywhere[tokens] = 1
-            dist.all_reduce(anywhere, op=dist.ReduceOp.MAX)
-            tokens = anywhere.nonzero()[:, 0]
         new = tokens[self._place[tokens] < 0]
         old, count = len(self._tokens), len(self._tokens) + len(new)
         self._place[new] = torch.arange(old, count)

@@ -106,8 +106,9 @@ class Replicated:
 
     def load_optimizer_state(self, state: OptimizerState) -> None:
         """See :class:`Strategy`."""
-        for name in self._rows.keys() & state.keys():
-            self._rows[name].load(state[name])
+        for name, rows in self._rows.items():
+            if name in state:
+                rows.load(state[name])
         names = {parameter: name for name, parameter in self._updated.items()}
         order = [names[p] for group in self._optimizer.param_groups for p in group["params"]]
         groups = self._optimizer.state_dict()["param_groups"]

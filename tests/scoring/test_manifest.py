@@ -78,7 +78,8 @@ def test_a_job_goes_on_with_what_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"artifact": "xyz"}, r"it is of another artifact \(by its content abc, and not xyz\)"),
+        ({"artifact": "xyz"}, "artifact is 'xyz', was 'abc'"),
+        ({"artifact": "0123456789ab" + 52 * "c"}, r"artifact is another one \(0123456789ab…\), was 'abc'"),
         ({"files": []}, "the input files changed: x is no longer among them"),
         ({"files": FILES[:1]}, "the input files changed: y is no longer among them"),
         ({"files": [*FILES, {"path": "z"}]}, "the input files changed: z is new"),

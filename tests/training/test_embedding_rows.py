@@ -99,6 +99,17 @@ def test_the_optimizer_has_no_row_that_no_text_had() -> None:
     assert moved.tolist() == [1, 2, 9]
 
 
+def test_going_on_asks_no_other_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have the same state; what they did together in an order of their own would break them."""
+    strategy = Replicated(Reader(), TrainConfig())
+    step(strategy, [[1, 5]], 0.1)
+    state = strategy.optimizer_state()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", None)
+    Replicated(Reader(), TrainConfig()).load_optimizer_state(state)
+
+
 def test_only_plain_embeddings_that_are_trained_are_taken() -> None:
     class Scaled(nn.Embedding):
         pass

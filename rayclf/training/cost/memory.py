@@ -96,6 +96,8 @@ def estimate_memory(case: Case) -> Memory:
     ZeRO 1 shares Adam's part over the workers, 2 the gradients too, 3 also the weights (arXiv:1910.02054, figure 1);
     each keeps 4 more for its own copy of the trained weights, shared as Adam's are; offloading moves what it
     names to CPU memory.
+    Of embeddings all rows are counted; on a CPU those of words that no text has take nothing but their weights
+    (:mod:`rayclf.training.embedding_rows`).
     Autocast holds bf16 copies of trained matrices from their use in the forward pass to that in the backward one.
     """
     config, shape, n = case.config, case.shape, case.workers
