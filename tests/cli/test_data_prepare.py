@@ -61,6 +61,7 @@ def test_the_printed_command_does_the_same_without_asking(file, tmp_path):
     words = again(first.output)
     assert words[:3] == ["rayclf", "data", "prepare"]
     assert "--yes" not in words
+    assert CliRunner().invoke(app, words[1:]).exit_code == 0  # as it stands, over what it wrote
     words[words.index("-o") + 1] = str(tmp_path / "again")
     second = CliRunner().invoke(app, words[1:])
     assert second.exit_code == 0, second.output

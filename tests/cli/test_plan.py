@@ -40,6 +40,18 @@ def test_table_and_json_tell_the_same(backbone: Callable[[str], Path], tmp_path:
     assert f"{found['memory']['total'] / 2**30:.2f}" in told.stdout
 
 
+def test_columns_of_the_data_are_chosen_by_flags(backbone: Callable[[str], Path], tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    lines = [f"a red house number {n},the blue sea number {n},{'xy'[n % 2]}" for n in range(60)]
+    file.write_text("\n".join(["one,two,kind", *lines]))
+    options = ["--data", str(file), "--backbone", str(backbone("bert")), "--device", "cpu", "--json"]
+    asked = CliRunner().invoke(app, options)
+    assert "choose one with --text" in str(asked.exception)
+    flags = ["--template", "{one} {two}", "--label", "kind"]
+    told = CliRunner().invoke(app, [*options, *flags], catch_exceptions=False)
+    assert json.loads(told.stdout)["tokens"] > 0
+
+
 def test_what_cannot_fit_is_shown_and_refused(tmp_path: Path) -> None:
     fields = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 32,
               "intermediate_size": 14336, "vocab_size": 128256}  # fmt: skip
