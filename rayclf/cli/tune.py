@@ -141,7 +141,6 @@ def _table(trials: list[Any], record: Mapping[str, Any]) -> Any:
         table.add_column(name, justify="left" if name in ("trial", "state") else "right")
     for trial in ranked(trials, record["lower_is_better"]):
         values = (escape(str(trial.values[name])) for name in names)
-        seconds = "–" if trial.seconds is None else f"{trial.seconds:.0f}"
         style = "bold" if trial.id == record["winner"] else None
-        table.add_row(trial.id, *values, number(trial.score), trial.state, seconds, style=style)
+        table.add_row(trial.id, *values, number(trial.score), trial.state, trial.time, style=style)
     return table

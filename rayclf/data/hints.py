@@ -10,6 +10,7 @@ from rayclf.data.profile import Column
 from rayclf.data.survey import Survey
 
 _LONG_NAME = 8  # words; a column name is rarely a sentence
+_SEPARATORS = (";", "|", ",", "/")
 
 
 def find_hints(found: Survey, columns: Sequence[Column], labels: Labels, repeated_ids: int) -> tuple[str, ...]:
@@ -21,7 +22,18 @@ def find_hints(found: Survey, columns: Sequence[Column], labels: Labels, repeate
         hints.append(f"{repeated_ids} rows have an id that another row had before; make column 'id' unique")
     if (sign := _headless(found, columns, labels)) is not None:
         hints.append(f"the header line may be missing: {sign}; add a first line with the names of the columns")
+    if (separator := _separator(labels)) is not None:
+        hints.append(f"labels look joined by '{separator}'; if a cell may hold several, pass --separator '{separator}'")
     return tuple(hints)
+
+
+def _separator(labels: Labels) -> str | None:
+    """What seems to join labels within a cell: parted by it, the names are made of fewer."""
+    names = [] if labels.declared else [count.name for count in labels.counts]
+    for separator in _SEPARATORS:
+        if len({part.strip() for name in names for part in name.split(separator)}) < len(names):
+            return separator
+    return None
 
 
 def _headless(found: Survey, columns: Sequence[Column], labels: Labels) -> str | None:

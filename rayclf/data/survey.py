@@ -218,9 +218,9 @@ def _check_rejects(
     if count <= allowed:
         return
     number, reason = next(iter(rejects.items()))
-    if column.missing and reason.endswith(OUTSIDE):
-        raise missing_labels(column)
     source, row = _locate(sources, rows, number)
+    if column.missing and reason.endswith(OUTSIDE):
+        raise missing_labels(column, f"{shown(source.path)}: row {row}")
     more = f" (and {count - 1} more rows)" if count > 1 else ""
     where = ": " if reason.startswith("line ") else f": row {row}, "
     limit = f"; {count} of {total} rows cannot be used, data.max_rejected allows {allowed}" if allowed else ""

@@ -150,18 +150,21 @@ def _cell_names(cell: Cell, space: LabelSpace) -> list[str]:
 def _check_known(column: LabelColumn, space: LabelSpace) -> None:
     for position, cell in column.good:
         lost = [name for name in _cell_names(cell, space) if name not in space.lookup]
-        column.missing.update(dict.fromkeys(lost, position))
+        for name in lost:
+            column.missing.setdefault(name, position)
         if lost and column.lenient:
             column.refuse(position, f"label '{short(lost[0])}' {OUTSIDE}")
     if column.missing and not column.lenient:
-        raise missing_labels(column)
+        row = min(map(column.row_of, set(column.missing.values())))
+        raise missing_labels(column, f"{column.place}: row {row}")
 
 
-def missing_labels(column: LabelColumn) -> LabelError:
-    """The error that names the labels which the label space lacks."""
+def missing_labels(column: LabelColumn, where: str) -> LabelError:
+    """The error that names the labels which the label space lacks, and ``where`` the first row with one is."""
     names = ", ".join(map(short, list(column.missing)[:10])) + (", …" if len(column.missing) > 10 else "")
+    what = "a label" if len(column.missing) == 1 else f"the first of {len(column.missing)} labels"
     return LabelError(
-        f"{column.place}: column '{column.name}': {len(column.missing)} label(s) that training does not have: {names}; "
+        f"{where}, column '{column.name}': {what} that training does not have: {names}; "
         "add training rows or a labels file with them, or remove their rows"
     )
 

@@ -101,11 +101,12 @@ def _full(job: Job, evaluator: Evaluator, classifier: Classifier) -> Tally:
 
 
 def _described(job: Job, tally: Tally) -> dict[str, Any]:
-    """All metrics of a part; how they were before calibration; the confidence interval of the headline metric."""
+    """All metrics of a part; how those that calibration changed were before; the headline's confidence interval."""
     metrics = tally.compute()
     if tally.raw is not None:
-        before = tally.raw.compute()
-        metrics["uncalibrated"] = {name: value for name, value in before.items() if isinstance(value, float)}
+        before = {name: value for name, value in tally.raw.compute().items() if isinstance(value, float)}
+        changed = (name for name, value in before.items() if not np.array_equal(value, metrics[name], equal_nan=True))
+        metrics["uncalibrated"] = {name: before[name] for name in changed}
     if tally.outcomes is not None:
         train, evaluation = job.config.train, job.config.evaluation
         metrics |= tally.outcomes.described(train.metric, evaluation.resamples, train.seed)

@@ -221,6 +221,17 @@ def test_hints(look: Look) -> None:
     assert "3 rows have an id" in hints[1]
 
 
+def test_labels_joined_by_another_separator_are_noticed(look: Look) -> None:
+    labels = ["a", "b", "a;b", "b;c", "a;b;c", "c"]
+    rows = [f"words of row {n},{label}" for n, label in enumerate(labels * 3)]
+    (hint,) = look("x.csv", csv(*rows)).hints
+    assert "labels look joined by ';'" in hint
+    assert "--separator ';'" in hint
+    assert look("x.csv", csv(*rows), overrides={"data.separator": ";"}).hints == ()
+    alone = [f"words of row {n},{label}" for n, label in enumerate(["Sci/Tech", "World", "Mr. and Mrs; A"] * 3)]
+    assert look("x.csv", csv(*alone)).hints == ()
+
+
 @pytest.mark.parametrize(
     ("header", "sign"),
     [

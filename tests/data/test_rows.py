@@ -228,7 +228,7 @@ def test_a_test_file_with_other_labels(read):
     train = read("train.csv", encoded("csv", rows_of("text", "label", ["a", "b", "c", "a"])))
     test = read("test.jsonl", encoded("jsonl", rows_of("text", "label", ["c", "c", "c", "c"])), space=train.space)
     assert targets(test) == [[0, 0, 1]] * 4
-    with pytest.raises(LabelError, match=r"test.csv: column 'label': 1 label\(s\) that training does not have: d;"):
+    with pytest.raises(LabelError, match=r"test.csv: row 2, column 'label': a label that training does not have: d;"):
         read("test.csv", encoded("csv", rows_of("text", "label", ["a", "d", "d", "a"])), space=train.space)
 
 

@@ -215,8 +215,12 @@ def error_of(cells, problem_type):
 @pytest.mark.parametrize(
     ("cells", "space", "named"),
     [
-        (["a", "d", "c", "d"], LabelSpace(("a", "b"), MULTICLASS), "2 label(s) that training does not have: d, c;"),
-        (["a|z"], LabelSpace(("a", "b"), MULTILABEL), "1 label(s) that training does not have: z;"),
+        (
+            ["a", "d", "c", "d"],
+            LabelSpace(("a", "b"), MULTICLASS),
+            "row 2, column 'label': the first of 2 labels that training does not have: d, c;",
+        ),
+        (["a|z"], LabelSpace(("a", "b"), MULTILABEL), "row 1, column 'label': a label that training does not have: z;"),
         (['{"A": 1, "Z": 0}'], LabelSpace(("A", "B"), MULTILABEL), "have: Z;"),
         (["maybe"], LabelSpace(("positive",), BINARY), "have: maybe;"),
         (["1"], LabelSpace(("a", "b"), MULTICLASS), "have: 1;"),
@@ -229,7 +233,7 @@ def test_labels_that_training_lacks_are_named(cells, space, named):
 def test_many_and_long_unknown_labels_are_cut():
     cells = [f"{i} " + "x" * 500 for i in range(30)]
     message = refused(LabelError, cells, space=LabelSpace(("a", "b"), MULTICLASS))
-    assert "30 label(s)" in message
+    assert "row 1, column 'label': the first of 30 labels" in message
     assert "…" in message
     assert len(message) < 1000
     assert len(refused(DataError, ["0", "x" * 5000], "completion")) < 200

@@ -140,6 +140,7 @@ def test_training_is_measured_before_and_after(encoder_run: rayclf.Run) -> None:
     assert interval["metric"] == "f1_macro"
     assert interval["low"] <= test["f1_macro"] <= interval["high"]
     assert "ece" in test["uncalibrated"]
+    assert "accuracy" not in test["uncalibrated"]  # a temperature changes no decision
     assert 0 < test["binary_match"] < 1  # the user's own metric
     assert baseline["binary_match"] != test["binary_match"]
     assert list((encoder_run.folder / "tensorboard").glob("events.*"))

@@ -102,19 +102,26 @@ def test_a_stop_waits_for_a_checkpoint_and_more_workers_go_on(
         rayclf.train(DATA, folder, backbone=source, overrides=settings, on_event=At(3, stop))
     run = rayclf.Run(folder)
     assert run.status["state"] == "stopped"
+    assert run.status["ended"]
+    assert run.status["step"] == [event["step"] for event in run.events if event["kind"] == "step"][-1]
     assert not run.artifact.exists()
     with pytest.raises(ConfigError, match=r"--resume: train\.epochs is 9"):
         rayclf.train(DATA, folder, backbone=source, overrides={"train.epochs": 9}, resume=True)
     # Ray writes its list of checkpoints in place: this is what a power cut or a full disk leaves of it.
     (folder / "checkpoints" / "checkpoint_manager_snapshot.json").write_bytes(b"")
-    rayclf.train(DATA, folder, backbone=source, overrides={"resources.workers": 2}, resume=True)
+    ends = []
+    watch = At(1, lambda: ends.append(run.status["ended"]))
+    rayclf.train(DATA, folder, backbone=source, overrides={"resources.workers": 2}, resume=True, on_event=watch)
+    assert ends == [None]  # while it goes on
     (resumed,) = [line["step"] for line in run.lines if line["kind"] == "resumed"]
     assert 3 <= resumed < 14
     assert run.status["resumed"] == 1
     equal(run, undisturbed)
     # Done is done.
     before = (run.folder / "metrics.jsonl").read_bytes()
-    rayclf.train(DATA, folder, backbone=source, resume=True)
+    told: list[dict[str, Any]] = []
+    rayclf.train(DATA, folder, backbone=source, resume=True, on_event=told.append)
+    assert told == [{"kind": "done before"}]
     assert (run.folder / "metrics.jsonl").read_bytes() == before
 
 

@@ -24,18 +24,21 @@ from rayclf.training.search.space import (
     Domain,
     Integers,
     Range,
+    check_adapters,
     default_space,
     draw,
     read_space,
     with_values,
 )
-from rayclf.training.search.tune import _nothing
+from rayclf.training.search.tune import _nothing, tune
 
 DEFAULTS = Config()
 
 
 def read(*texts: str, tuning: str = "lora") -> dict[str, Domain]:
-    return read_space(texts, DEFAULTS, tuning)
+    space = read_space(texts, DEFAULTS)
+    check_adapters(space, tuning)
+    return space
 
 
 def test_a_range_a_list_and_whole_numbers() -> None:
@@ -85,6 +88,11 @@ def test_a_field_is_given_once_and_ranks_need_adapters() -> None:
     with pytest.raises(ConfigError, match=r"--search model\.lora.*model\.method=lora"):
         read("model.lora.r=4,8", tuning="full")
     assert read("model.lora.r=4,8", "model.method=full,lora", tuning="full")
+
+
+def test_what_is_wrong_with_the_space_is_told_before_any_row_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--search train.epoch=1..4"):
+        tune(tmp_path / "missing.csv", tmp_path / "found", search=["train.epoch=1..4"])
 
 
 @given(st.text(max_size=40))
@@ -231,6 +239,8 @@ def test_the_page_has_a_line_and_a_row_for_each_trial(tmp_path: Path) -> None:
     assert text == render(found)
     assert text.count("<polyline") == 1
     assert text.count("<tr>") == 5
+    assert "<td>0.001</td>" in text  # a rate as it would be typed
+    assert "<td>3</td>" in text
     assert "DataError: &lt;broken&gt;" in text
     assert "http" not in text.replace("http://www.w3.org", "")
 

@@ -34,6 +34,11 @@ class Trial:
     seconds: float | None = None
     error: str | None = None
 
+    @property
+    def time(self) -> str:
+        """``seconds`` as a person reads them, a dash where it never began."""
+        return "–" if self.seconds is None else f"{self.seconds:.0f}"
+
 
 @dataclass(frozen=True)
 class Search:
@@ -164,7 +169,11 @@ def render(search: Search) -> str:
     metric = record["metric"]
     fields = list(record["space"])
     order = ranked(trials, record["lower_is_better"])
-    rows = [(t.id, *(t.values[name] for name in fields), t.score, t.state, t.seconds, t.error or "") for t in order]
+    rows = [
+        # Values as they would be typed, not in four digits.
+        (t.id, *(str(t.values[name]) for name in fields), t.score, t.state, t.time, t.error or "")
+        for t in order
+    ]
     return page(
         f"Search over {', '.join(fields)}",
         [

@@ -84,7 +84,7 @@ def default_space(settings: Config, learning_rate: float, tuning: str) -> dict[s
     return space | {EPOCHS: Choice(tuple(sorted({max(1, round(epochs / 2)), epochs, 2 * epochs})))}
 
 
-def read_space(search: Iterable[str], settings: Config, tuning: str) -> dict[str, Domain]:
+def read_space(search: Iterable[str], settings: Config) -> dict[str, Domain]:
     """The space that ``--search`` declares; raises ConfigError, naming flag and field, for what no trial could take."""
     space: dict[str, Domain] = {}
     for text in search:
@@ -92,10 +92,14 @@ def read_space(search: Iterable[str], settings: Config, tuning: str) -> dict[str
         if path in space:
             raise ConfigError(f"--search {text}: {path} is given twice; join both into one")
         space[path] = domain
-    methods = space.get("model.method")
-    if "lora" not in tuning and methods is None and any(path.startswith("model.lora.") for path in space):
-        raise ConfigError("--search model.lora: this backbone is tuned without adapters; set model.method=lora")
     return space
+
+
+def check_adapters(space: Space, tuning: str) -> None:
+    """Raise ConfigError where ``space`` has settings of adapters and a backbone that is tuned this way has none."""
+    adapters = "lora" in tuning or "model.method" in space
+    if not adapters and any(path.startswith("model.lora.") for path in space):
+        raise ConfigError("--search model.lora: this backbone is tuned without adapters; set model.method=lora")
 
 
 def _read(text: str, settings: Config) -> tuple[str, Domain]:

@@ -17,7 +17,7 @@ from rayclf.metrics import LOWER_IS_BETTER, metrics_of
 from rayclf.own_metrics import check_choice, find_choice, load_metrics
 from rayclf.training.plan import check_loss, choose_workers, find_data, plan_model, resolve_settings
 from rayclf.training.search.record import Board, Search, Trial, check_place
-from rayclf.training.search.space import RATE, current, default_space, draw, read_space, with_values
+from rayclf.training.search.space import RATE, check_adapters, current, default_space, draw, read_space, with_values
 
 Event = dict[str, Any]
 
@@ -57,6 +57,8 @@ def tune(
         raise ConfigError(f"--minutes {minutes:g}: must be more than 0")
     own = load_metrics(settings.evaluation.metrics)
     check_choice(settings.train.metric, own)
+    given = [f"{path}={values}" for path, values in search.items()] if isinstance(search, Mapping) else list(search)
+    space = read_space(given, settings)
     folder = check_place(output, settings.output.overwrite)
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
@@ -66,8 +68,8 @@ def tune(
         raise ConfigError("data.validation: trials are judged on validation rows and there are none; set a share, 0.1")
     on_event(found.event())
     plan = plan_model(settings, found)
-    given = [f"{path}={values}" for path, values in search.items()] if isinstance(search, Mapping) else list(search)
-    space = read_space(given, settings, plan.tuning) or default_space(settings, plan.learning_rate, plan.tuning)
+    check_adapters(space, plan.tuning)
+    space = space or default_space(settings, plan.learning_rate, plan.tuning)
     first = {path: plan.learning_rate if path == RATE else current(settings, path) for path in space}
     points = draw(space, first, trials, settings.train.seed)
     each = [with_values(settings, point) for point in points]
