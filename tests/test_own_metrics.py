@@ -17,10 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import rayclf.own_metric_state
 import rayclf.own_metrics
 from rayclf.errors import ConfigError
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.own_metrics import OwnMetricState, check_choice, check_room, find_choice, load_metric, load_metrics
+from rayclf.own_metric_state import OwnMetricState, check_room
+from rayclf.own_metrics import check_choice, find_choice, load_metric, load_metrics
 
 NAN = math.nan
 SPACE = LabelSpace(("cat", "dog"), ProblemType.MULTILABEL)
@@ -259,7 +261,7 @@ def test_too_many_numbers_for_the_array_form_are_refused(file: Path, monkeypatch
     check_room([array], 50_000, 1000)
     with pytest.raises(ConfigError, match=r"50001 rows × 1000 labels are more than 50 million numbers; write it in"):
         check_room([array], 50_001, 1000)
-    monkeypatch.setattr(rayclf.own_metrics, "MOST_NUMBERS", 11)
+    monkeypatch.setattr(rayclf.own_metric_state, "MOST_NUMBERS", 11)
     one, other = OwnMetricState([array], SPACE), OwnMetricState([array], SPACE)
     for state in (one, other):
         state.update(IDS, TEXTS, TARGETS, PROBABILITIES)

@@ -21,7 +21,8 @@ from rayclf.model.engine import Classifier
 from rayclf.model.info import find_artifact, read_info
 from rayclf.model.runtime import Precision
 from rayclf.model.samples import WorstMistakes
-from rayclf.own_metrics import OwnMetricState, load_metrics
+from rayclf.own_metric_state import OwnMetricState
+from rayclf.own_metrics import load_metrics
 
 WINDOW = 1024  # rows planned together: enough of them to find neighbours of like length
 

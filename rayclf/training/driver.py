@@ -11,7 +11,8 @@ from rayclf.cluster import connect
 from rayclf.config import Config
 from rayclf.data.weights import label_weights
 from rayclf.metrics import metrics_of
-from rayclf.own_metrics import check_choice, check_room, load_metrics
+from rayclf.own_metric_state import check_room
+from rayclf.own_metrics import check_choice, load_metrics
 from rayclf.training.heartbeat import beating
 from rayclf.training.job import Job
 from rayclf.training.plan import ModelPlan, check_loss, choose_workers, find_data, plan_model, resolve_settings

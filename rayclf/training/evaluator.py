@@ -18,7 +18,8 @@ from rayclf.metrics import rank_of as known_rank
 from rayclf.model.engine import Classifier
 from rayclf.model.evaluation import WINDOW, Tally, classify, new_state
 from rayclf.model.samples import choose_samples, sample_records
-from rayclf.own_metrics import OwnMetric, OwnMetricState, find_choice
+from rayclf.own_metric_state import OwnMetricState
+from rayclf.own_metrics import OwnMetric, find_choice
 from rayclf.training.job import Job
 
 _WIDE = 256  # labels from which on only the highest probabilities of a row are written

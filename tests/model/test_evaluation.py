@@ -18,7 +18,8 @@ from rayclf.metrics import MetricState
 from rayclf.model.engine import Classifier
 from rayclf.model.evaluation import Tally, classify, evaluate, new_state
 from rayclf.model.samples import WorstMistakes
-from rayclf.own_metrics import OwnMetricState, load_metrics
+from rayclf.own_metric_state import OwnMetricState
+from rayclf.own_metrics import load_metrics
 
 Make = Callable[..., Made]
 
