@@ -25,7 +25,7 @@ from rayclf.data.extract import hash_texts
 from rayclf.data.hints import find_hints
 from rayclf.data.label_facts import Imbalance, LabelCount, Labels, SpaceGuess, count_labels
 from rayclf.data.label_files import read_labels
-from rayclf.data.prepare import survey_test
+from rayclf.data.plan import survey_test
 from rayclf.data.profile import Column, profile_columns
 from rayclf.data.scripts import count_scripts
 from rayclf.data.sources import find_sources

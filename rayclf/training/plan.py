@@ -13,7 +13,8 @@ from rayclf.cluster import gpu_memory, require_cpus
 from rayclf.config import Config
 from rayclf.config_file import load_config
 from rayclf.data.dataset import RECORD, Dataset, is_dataset
-from rayclf.data.prepare import Plan, plan_parts, survey_test, write_dataset
+from rayclf.data.plan import Plan, plan_parts, survey_test
+from rayclf.data.prepare import write_dataset
 from rayclf.data.survey import Survey
 from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding
