@@ -90,6 +90,12 @@ class Head(nn.Module):
             logits: Tensor = self.out(self.dropout(self.norm(self.activation(self.dense(pooled)))))
             return logits
 
+    @torch.no_grad()
+    def begin_with(self, logits: Tensor) -> None:
+        """Make ``logits [K]`` the bias, about which those of all rows lie before training; does nothing without one."""
+        if isinstance(self.out.bias, Tensor):
+            self.out.bias.copy_(logits)
+
     def put_into(self, model: PreTrainedModel, layout: HeadLayout) -> None:
         """The inverse of taking it out: set the head's modules at their places in ``model``."""
         for path, module in ((layout.dense, self.dense), (layout.norm, self.norm), (layout.out, self.out)):

@@ -9,7 +9,8 @@ from typing import Any
 
 from rayclf.cluster import connect
 from rayclf.config import Config
-from rayclf.data.weights import label_weights
+from rayclf.data.weights import label_weights, prior_logits
+from rayclf.labels import ProblemType
 from rayclf.metrics import metrics_of
 from rayclf.own_metric_state import check_room
 from rayclf.own_metrics import check_choice, load_metrics
@@ -105,6 +106,8 @@ def train(
     try:
         with beating(run.folder):
             dataset = found.write(run.folder, settings, on_event)
+            weights = label_weights(settings.train.class_weights, found.counts["train"], found.space)
+            multiclass = found.space.problem_type is ProblemType.MULTICLASS
             job = Job(
                 config=resolved.model_copy(
                     update={"train": resolved.train.model_copy(update={"strategy": cluster.strategy})}
@@ -116,7 +119,8 @@ def train(
                 dataset=dataset.folder,
                 rows=dataset.rows,
                 journal=open_journal(run.folder),
-                weights=label_weights(settings.train.class_weights, found.counts["train"], found.space),
+                weights=weights,
+                prior=None if multiclass else prior_logits(found.counts["train"], weights),
                 own=own,
             )
             fit(run, job, cluster, on_event)

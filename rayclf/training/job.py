@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from rayclf.config import Config
 from rayclf.data.tokens import Encoding
 from rayclf.data.weights import LabelWeights
@@ -19,7 +22,7 @@ class Job:
 
     ``info`` is the artifact's description in JSON form, ``dataset`` the folder of the prepared data set with ``rows``
     of each part, ``journal`` the actor that writes the run folder. ``weights`` weigh the labels in the training loss;
-    metrics are never weighted. ``own`` are the user's metrics.
+    metrics are never weighted. ``prior`` is what logits ``[K]`` begin with. ``own`` are the user's metrics.
     """
 
     config: Config
@@ -31,6 +34,7 @@ class Job:
     rows: Mapping[str, int]
     journal: Any
     weights: LabelWeights | None = None
+    prior: npt.NDArray[np.float32] | None = None
     own: tuple[OwnMetric, ...] = ()
 
     @property

@@ -97,6 +97,8 @@ class Worker:
 
     def _fresh(self) -> Network:
         network = self._network(self._source, self.config.seed)
+        if self.job.prior is not None:
+            network.head.begin_with(torch.from_numpy(self.job.prior))
         if self.info.tuning == "lora":
             add_lora(network, self.job.config.model.lora)
         return self._ready(network)

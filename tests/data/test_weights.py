@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from rayclf.data.weights import LabelCounts, label_weights
+from rayclf.data.weights import LabelCounts, label_weights, prior_logits
 from rayclf.errors import LabelError
 from rayclf.labels import LabelSpace, ProblemType
 
@@ -158,3 +158,12 @@ def test_binary_weights_by_side(label: str, choice: dict[str, float], sides: tup
 def test_mistakes_name_the_label(space: LabelSpace, choice: dict[str, float], message: str) -> None:
     with pytest.raises(LabelError, match=message):
         label_weights(choice, counts(9, [3] * len(space)), space)
+
+
+def test_logits_begin_with_the_log_odds_that_the_loss_sees() -> None:
+    seen = counts(10, [2, 0, 10], [1, 0, 0])
+    plain = prior_logits(seen, None)
+    assert plain.dtype == np.float32
+    assert np.allclose(plain, np.log([2.5 / 7.5, 0.5 / 10.5, 10.5 / 0.5]))
+    balanced = label_weights("balanced", counts(1000, [10]), SPAM)
+    assert abs(prior_logits(counts(1000, [10]), balanced)[0]) < 0.06  # both sides weigh the same

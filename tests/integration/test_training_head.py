@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,3 +36,13 @@ def test_a_frozen_backbone(cluster: None, backbone: Callable[[str], Path], tmp_p
     expected = rayclf.Classifier.load(run.artifact).probabilities(TEXTS)
     for classifier in pair:
         np.testing.assert_allclose(classifier.probabilities(TEXTS), expected, atol=1e-5)
+
+
+def test_rare_labels_begin_rare(cluster: None, backbone: Callable[[str], Path], tmp_path: Path) -> None:
+    rows = [{"prompt": f"text {n}", "completion": {"half": n % 2, "rare": int(n % 10 == 1)}} for n in range(120)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"train.epochs": 1, "train.precision": "fp32", "data.test": 0, "data.validation": 0.25}
+    run = rayclf.train(tmp_path / "rows.jsonl", tmp_path / "run", backbone=str(backbone("bert")), overrides=settings)
+    before = next(event for event in run.events if event["kind"] == "evaluation")
+    assert before["step"] == 0
+    assert before["log_loss"] < 0.6  # the mean entropy of both is 0.51, and 0.69 what a head without a prior has

@@ -95,3 +95,15 @@ def test_unknown_encoder_is_refused() -> None:
     with pytest.raises(BackboneError, match="does not know the head of backbone type 'albert'; use") as caught:
         Network(make_model("albert", embedding_size=8, pad_token_id=0))
     assert "\n" not in str(caught.value)
+
+
+def test_a_head_begins_with_a_prior_where_it_has_a_bias() -> None:
+    ids = torch.randint(5, 300, (3, 9))
+    for name, has_bias in (("bert", True), ("llama", False)):
+        network = Network(make_model(name))
+        before = run(network, ids)
+        bias = network.head.out.bias
+        old = bias.detach().clone() if has_bias else torch.zeros(3)
+        prior = torch.tensor([-1.0, -2.0, -3.0]) if has_bias else torch.zeros(3)
+        network.head.begin_with(torch.tensor([-1.0, -2.0, -3.0]))
+        torch.testing.assert_close(run(network, ids), before - old + prior, atol=1e-5, rtol=0)
