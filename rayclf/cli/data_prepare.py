@@ -86,6 +86,7 @@ def prepare(
     """
     check_there(data, test, config, labels)
     from rayclf.cli import show
+    from rayclf.cli.progress_views import PrepareView
     from rayclf.cli.questions import Questions
     from rayclf.config_file import load_config, parse_override
     from rayclf.data.prepare import check_output
@@ -120,7 +121,7 @@ def prepare(
             if not asks:
                 raise
             overrides |= {f"data.{error.flag[2:]}": ask_column(error.flag, error.candidates)}
-    with show.PrepareView(confirm=asks, quiet=json) as view:
+    with PrepareView(confirm=asks, quiet=json) as view:
         dataset = write(data, output, test=test, config=config, overrides=overrides, on_event=view)
     if json:
         show.print_json(dataset.record.model_dump())

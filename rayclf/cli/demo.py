@@ -21,6 +21,7 @@ def demo(
     Example: rayclf demo
     """
     from rayclf.cli import show
+    from rayclf.cli.progress_views import TrainView
     from rayclf.cli.score import score
     from rayclf.demo import lessons
 
@@ -33,7 +34,7 @@ def demo(
         show.console.rule(f"[bold]{text}", align="left")
 
     heading("1  The data")
-    with show.TrainView() as view:
+    with TrainView() as view:
         run = rayclf.train(
             lessons.data_file(lesson.file), folder, backbone=backbone, overrides=lesson.settings, on_event=view
         )

@@ -39,6 +39,7 @@ def evaluate(
     check_there(artifact, data)
     import rayclf
     from rayclf.cli import show
+    from rayclf.cli.progress_views import ProgressView
 
     options: dict[str, Any] = {
         "text": text,
@@ -51,7 +52,7 @@ def evaluate(
     if json:
         show.print_json(rayclf.evaluate(artifact, data, **options))
         return
-    with show.ProgressView("evaluating") as view:
+    with ProgressView("evaluating") as view:
         metrics = rayclf.evaluate(
             artifact, data, **options, on_progress=lambda done, total: view.update(done, total, "rows")
         )

@@ -111,7 +111,7 @@ def follow(
     from datetime import UTC, datetime
 
     from rayclf.cli import show
-    from rayclf.cli.job_log import event_line
+    from rayclf.cli.event_lines import event_line
     from rayclf.training.runs import follow, open_run
 
     state = ""
@@ -198,7 +198,7 @@ def _time(told: RunSummary) -> str:
 
 
 def _duration(seconds: float) -> str:
-    from rayclf.cli.show_score import duration
+    from rayclf.cli.show import duration
 
     return duration(seconds)
 

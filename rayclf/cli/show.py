@@ -1,17 +1,15 @@
-"""What people see: tables of labels and metrics, and progress while work is done."""
+"""What people see: numbers, tables of labels and metrics, JSON where it is asked for."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from datetime import timedelta
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rayclf import storage
@@ -58,6 +56,11 @@ def print_wide(table: Table) -> None:
 def number(value: Any) -> str:
     """A metric in four digits, a dash where it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``1 day, 2:03:04``."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def columns_line(reads: TextSource, label: str) -> str:
@@ -120,106 +123,3 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
             row["label"], *(number(row[k]) for k in ("precision", "recall", "f1", "roc_auc")), str(row["support"])
         )
     return table
-
-
-class ProgressView:
-    """A bar with rows, rate and time left on a terminal; a line every tenth of the way elsewhere."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._told = 0
-        self._bar = Progress(
-            TextColumn(what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(what, total=None, note="", visible=False)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is reached."""
-        self._bar.update(self._task, completed=done, total=total, note=note, visible=True)
-        tenth = 10 * done // max(1, total)
-        if not console.is_terminal and tenth > self._told:
-            self._told = tenth
-            console.print(f"{self._what} {done}/{total} {note}")
-
-
-class TrainView(ProgressView):
-    """Shows the events of :func:`rayclf.train`: the data, the model, the loss, each evaluation."""
-
-    def __init__(self) -> None:
-        super().__init__("training")
-        self._steps = 0
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show one event."""
-        kind = event["kind"]
-        if kind == "data":
-            console.print(columns_line(event["reads"], event["label"]))
-            console.print(labels_table(event["space"], event["parts"]))
-            if event["quarantined"]:
-                console.print(
-                    f"{event['quarantined']} of {event['read']} rows set aside, see quarantine.jsonl in the run"
-                )
-        elif kind == "start":
-            self._steps = event["steps"]
-            console.print(
-                f"backbone [bold]{event['backbone']}[/] ({event['parameters'] / 1e6:.1f} M parameters), "
-                f"{event['tuning']} tuning, up to {event['max_length']} tokens a text, {event['workers']} worker(s), "
-                f"{event['strategy']}; Ray is starting …"
-            )
-        elif kind == "done before":
-            console.print("the run is done already: nothing is left to train")
-        elif kind == "step":
-            self._step = event["step"]
-            note = f"steps  epoch {event['epoch']}  loss {event['loss']:.4f}  {event['rows_per_second']:.0f} rows/s"
-            self.update(event["step"], max(self._steps, event["step"]), note)
-        elif kind == "evaluation":
-            names = ("accuracy", "f1_macro", "log_loss")
-            told = "  ".join(f"{_HEADLINES[name]} {number(event[name])}" for name in names)
-            when = "best" if event.get("final") else f"step {event['step']}" if event["step"] else "before training"
-            console.print(f"{when}  {event['part']}: {told}")
-        elif kind == "waiting":
-            console.print(f"no worker has begun: needed {event['needed']}; free {event['free']}")
-        elif kind == "resumed":
-            console.print(f"going on after step {max(0, event['step'])}")
-        elif kind == "stopping":
-            console.print("stopping after a checkpoint; --resume will go on from there (Ctrl-C again: stop at once)")
-
-
-class PrepareView(ProgressView):
-    """Shows the events of :func:`rayclf.prepare`, and lets the user stop before anything is written."""
-
-    def __init__(self, *, confirm: bool, quiet: bool) -> None:
-        super().__init__("writing")
-        self._confirm, self._quiet = confirm, quiet
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show one event."""
-        if self._quiet:
-            return
-        if event["kind"] == "plan":
-            plan = event["plan"]
-            console.print(columns_line(plan.found.extract.reads, plan.found.extract.label))
-            console.print(labels_table(plan.found.space, {name: plan.counts(name) for name in plan.names}))
-            if self._confirm:
-                self._bar.stop()
-                typer.confirm("Write it?", default=True, abort=True)
-                self._bar.start()
-        else:
-            self.update(event["done"], event["of"], "rows")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rayclf.cli import show
+from rayclf.cli.event_lines import event_line
+from rayclf.cli.progress_views import ProgressView
+from rayclf.cli.show import duration
 
 if TYPE_CHECKING:
     from rayclf.scoring.forecast import Forecast
@@ -22,7 +24,7 @@ class ScoreView:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        self.bar = show.ProgressView("scoring")
+        self.bar = ProgressView("scoring")
 
     def __enter__(self) -> Self:
         self.bar.__enter__()
@@ -38,7 +40,7 @@ class ScoreView:
         if self.quiet:
             return
         if event["kind"] == "plan":
-            show.console.print(f"{event['rows']} rows in {event['units']} units, {event['done']} rows done before")
+            show.console.print(event_line(event), markup=False)
             return
         note = f"rows  {event['rows_per_second']:.0f} rows/s  {event['tokens_per_second']:.0f} tokens/s"
         note += f"  {event['errors']} errors"
@@ -47,11 +49,6 @@ class ScoreView:
         if event["dollars_in_all"] is not None:
             note += f"  ${event['dollars']:.2f} of ${event['dollars_in_all']:.2f}"
         self.bar.update(int(event["rows"]), int(event["of"]), note)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``1 day, 2:03:04``."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 def summary_line(summary: ScoreSummary) -> str:
@@ -117,7 +114,7 @@ def show_verified(output: str, json: bool) -> None:
     """That an output is whole."""
     from rayclf.scoring.verify import verify
 
-    with show.ProgressView("checking") as view:
+    with ProgressView("checking") as view:
         report = verify(output, lambda done, of: None if json else view.update(done, of, "rows"))
     if json:
         show.print_json(asdict(report))

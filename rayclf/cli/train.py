@@ -63,6 +63,7 @@ def train(
     check_there(data, test, config, labels)
     import rayclf
     from rayclf.cli import show
+    from rayclf.cli.progress_views import TrainView
     from rayclf.errors import AmbiguousColumn
 
     columns = column_flags(text, text_pair, template, messages, label, separator, labels)
@@ -80,7 +81,7 @@ def train(
                 run = rayclf.train(data, output, **job, overrides=overrides)
                 show.print_json({"run": str(run.folder), "artifact": str(run.artifact), "metrics": run.metrics})
                 return
-            with show.TrainView() as view:
+            with TrainView() as view:
                 run = rayclf.train(data, output, **job, overrides=overrides, on_event=view)
             break
         except AmbiguousColumn as error:

@@ -103,7 +103,8 @@ class _View:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show one event."""
-        from rayclf.cli.show import TrainView, console, number
+        from rayclf.cli.progress_views import TrainView
+        from rayclf.cli.show import console, number
 
         if event["kind"] == "data":
             TrainView()(event)
@@ -142,5 +143,5 @@ def _table(trials: list[Any], record: Mapping[str, Any]) -> Any:
     for trial in ranked(trials, record["lower_is_better"]):
         values = (escape(str(trial.values[name])) for name in names)
         style = "bold" if trial.id == record["winner"] else None
-        table.add_row(trial.id, *values, number(trial.score), trial.state, trial.time, style=style)
+        table.add_row(trial.id, *values, number(trial.score), trial.state, trial.duration, style=style)
     return table

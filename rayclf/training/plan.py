@@ -55,6 +55,7 @@ class TrainingData:
     space: LabelSpace
     reads: TextSource
     label: str
+    separator: str
     counts: Mapping[str, LabelCounts]
     read: int
     quarantined: int
@@ -83,7 +84,15 @@ def find_data(data: str | os.PathLike[str], test: str | os.PathLike[str] | None,
         record = dataset.record
         counts = {part: dataset.counts(part) for part in record.parts}
         return TrainingData(
-            dataset, None, dataset.space, record.reads, record.label, counts, record.read, record.quarantined
+            dataset,
+            None,
+            dataset.space,
+            record.reads,
+            record.label,
+            record.settings.get("separator", settings.data.separator),
+            counts,
+            record.read,
+            record.quarantined,
         )
     plan = plan_parts(data, settings, held_out=test is None)
     found = plan.found
@@ -91,10 +100,11 @@ def find_data(data: str | os.PathLike[str], test: str | os.PathLike[str] | None,
     counts = {part: plan.counts(part) for part in plan.names}
     if given is not None:
         counts["test"] = LabelCounts(len(given.kept), *given.label_counts(given.usable))
-    assert found.extract.label is not None
+    extract, separator = found.extract, settings.data.separator
+    assert extract.label is not None
     surveys = [found, given] if given else [found]
     read, set_aside = sum(len(one.codes) for one in surveys), sum(len(one.rejects) for one in surveys)
-    return TrainingData(plan, given, found.space, found.extract.reads, found.extract.label, counts, read, set_aside)
+    return TrainingData(plan, given, found.space, extract.reads, extract.label, separator, counts, read, set_aside)
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,7 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
         thresholds=[threshold] * len(space),
         temperature=1.0,
         reads=found.reads,
-        separator=settings.data.separator,
+        separator=found.separator,
         chat_template=encoding.chat_template,
         special_tokens=dict(encoding.special_tokens),
         backbone=BackboneRef(

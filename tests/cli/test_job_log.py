@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayclf.cli.job_log import JobLog, event_line
+from rayclf.cli.job_log import JobLog
 
 
 class Clock:
@@ -38,7 +38,7 @@ def test_steps_are_told_every_few_seconds_and_at_the_end(capsys: pytest.CaptureF
 def test_units_and_rows_and_lines_without_carriage_returns(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     log = JobLog(every=10, clock=clock)
-    log({"kind": "plan", "rows": 10, "units": 2, "done": 0})
+    log({"kind": "plan", "rows": 10, "units": 1, "done": 0})
     log({"kind": "unit", "rows": 5, "of": 10, "errors": 1, "rows_per_second": 2.5, "seconds_left": 2.0})
     log.progress("rows", 0, 50)
     clock.now = 10.0
@@ -48,16 +48,8 @@ def test_units_and_rows_and_lines_without_carriage_returns(capsys: pytest.Captur
     assert "\r" not in out
     told = [line.split(" ", 2)[2] for line in out.splitlines()]
     assert told == [
-        "10 rows in 2 units, 0 rows done before",
+        "10 rows in 1 unit, 0 rows done before",
         "rows scored 5/10, 1 with errors, 2 rows/s, 0:00:02 left",
         "rows 20/50, 2/s, 0:00:15 left",
         "two lines are one",
     ]
-
-
-def test_a_kind_that_nobody_knows_is_passed_over() -> None:
-    assert event_line({"kind": "of a later version"}) is None
-    assert event_line({"kind": "done before"}) == "the run is done already: nothing is left to train"
-    assert event_line({"kind": "resumed", "step": -1}) == "going on after step 0"
-    waiting = {"kind": "waiting", "needed": "2 worker(s), each with 4 CPU", "free": "3 of 8 CPU"}
-    assert event_line(waiting) == "no worker has begun: needed 2 worker(s), each with 4 CPU; free 3 of 8 CPU"

@@ -35,7 +35,7 @@ class Trial:
     error: str | None = None
 
     @property
-    def time(self) -> str:
+    def duration(self) -> str:
         """``seconds`` as a person reads them, a dash where it never began."""
         return "–" if self.seconds is None else f"{self.seconds:.0f}"
 
@@ -171,7 +171,7 @@ def render(search: Search) -> str:
     order = ranked(trials, record["lower_is_better"])
     rows = [
         # Values as they would be typed, not in four digits.
-        (t.id, *(str(t.values[name]) for name in fields), t.score, t.state, t.time, t.error or "")
+        (t.id, *(str(t.values[name]) for name in fields), t.score, t.state, t.duration, t.error or "")
         for t in order
     ]
     return page(

@@ -1,0 +1,32 @@
+"""What is known of a job before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rayclf
+from rayclf.config import Config
+from rayclf.config_file import load_config
+from rayclf.training.plan import find_data
+
+SETTINGS = {"data.separator": ";", "data.test": 0, "data.validation": 0.1}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Rows of two labels in one cell, parted by ';'."""
+    place = tmp_path / "rows.csv"
+    place.write_text("text,label\n" + "".join(f"row {n},{'ab'[n % 2]};c\n" for n in range(60)))
+    return place
+
+
+def test_what_parted_the_labels_of_prepared_data_is_remembered(file: Path, tmp_path: Path) -> None:
+    rayclf.prepare(file, tmp_path / "data", overrides=SETTINGS)
+    found = find_data(tmp_path / "data", None, Config())
+    assert (found.separator, found.space.names) == (";", ("a", "b", "c"))
+
+
+def test_so_is_that_of_a_file(file: Path) -> None:
+    assert find_data(file, None, load_config(None, SETTINGS)).separator == ";"
