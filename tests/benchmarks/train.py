@@ -89,6 +89,7 @@ def peer(args: argparse.Namespace, rate: float, seed: int) -> dict[str, Any]:
             train_dataset=rows(train.table["text"].to_pylist(), targets_of(train.table, space)),
         )
         result = trainer.train()
+        trainer.args.train_sampling_strategy = "random"  # else it predicts in the order of lengths, and does not say so
 
         def probabilities(texts: list[str]) -> np.ndarray[Any, Any]:
             return space.probabilities(np.asarray(trainer.predict(rows(texts)).predictions, np.float32))
