@@ -126,6 +126,11 @@ class TrainConfig(Section):
         description="Tokens of one forward pass, hence the accumulation; 2048 on a CPU, 8192 on a GPU.",
     )
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; by method and backbone size when unset.")
+    head_rows: int | None = Field(
+        None,
+        ge=0,
+        description="Rows the head is fitted to before the first step; 10,240 where an encoder is tuned whole, else 0.",
+    )
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises; then it falls linearly to 0.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Of the backbone and head; a few epochs do as well without.")
     weight_decay: float = Field(0.01, ge=0, description="Of matrices; biases, norms and embeddings are never decayed.")

@@ -34,6 +34,9 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             size += f", up to {event['max_length']} tokens a text"
             where = f"{event['workers']} worker(s), {event['strategy']}"
             return f"backbone {size}, {event['tuning']} tuning, {where}, {event['steps']} steps"
+        case "head":
+            fell = f"loss {event['loss_before']:.4f} to {event['loss']:.4f}"
+            return f"head fitted to {event['rows']} rows in {event['seconds']:.0f} s, {fell}"
         case "step":
             return f"step {event['step']}, {step_line(event)}"
         case "evaluation":

@@ -76,7 +76,7 @@ class TrainView(ProgressView):
             self.update(event["step"], max(self._steps, event["step"]), note)
         elif kind == "stopping":
             console.print("stopping after a checkpoint; --resume will go on from there (Ctrl-C again: stop at once)")
-        elif kind in ("evaluation", "done before", "waiting", "resumed"):
+        elif kind in ("evaluation", "head", "done before", "waiting", "resumed"):
             console.print(escape(event_line(event) or ""))
 
 

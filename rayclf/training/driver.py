@@ -138,7 +138,7 @@ def _resolved(settings: Config, plan: ModelPlan) -> Config:
     which may be another one when the run goes on."""
     choices = {
         "model": {"method": plan.tuning, "max_length": plan.info.max_length},
-        "train": {"learning_rate": plan.learning_rate},
+        "train": {"learning_rate": plan.learning_rate, "head_rows": plan.head_rows},
     }
     return settings.model_copy(
         update={name: getattr(settings, name).model_copy(update=fields) for name, fields in choices.items()}

@@ -114,6 +114,7 @@ class ModelPlan:
     info: ArtifactInfo
     encoding: Encoding
     learning_rate: float
+    head_rows: int
     parameters: int
     tuning: Literal["full", "lora", "qlora", "head"]
 
@@ -153,7 +154,9 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
         ),
     )
     rate = settings.train.learning_rate or default_learning_rate(tuning, about.parameters)
-    return ModelPlan(info, encoding, rate, about.parameters, tuning)
+    usual = 10_240 if tuning == "full" and about.layout.pooling != "last" else 0
+    head_rows = usual if settings.train.head_rows is None else settings.train.head_rows
+    return ModelPlan(info, encoding, rate, head_rows, about.parameters, tuning)
 
 
 @dataclass(frozen=True)

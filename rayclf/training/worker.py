@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from rayclf.training.checkpoints import UNRANKED, Progress, load_optimizer_state
 from rayclf.training.cost.memory import micro_batch_tokens
 from rayclf.training.evaluator import Evaluator, rank_of
 from rayclf.training.finish import final_test
+from rayclf.training.head_first import HeadInputs, first_rows, steps_to_read
 from rayclf.training.job import Job
 from rayclf.training.losses import TrainingLoss
 from rayclf.training.optimizer import rate_at
@@ -61,7 +63,6 @@ class Worker:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             self.network = self._fresh()
-            self.strategy = make_strategy(self.network, self.config)
         else:
             with checkpoint.as_directory() as folder:
                 self.network = self._saved(Path(folder) / "artifact")
@@ -118,13 +119,42 @@ class Worker:
         started = self.progress.step
         if self.rank == 0:
             ray.get(self.job.journal.begin.remote(started if ray.train.get_checkpoint() is not None else None))
-        if started == 0 and self.job.config.evaluation.baseline:
-            self._evaluate()
+        if ray.train.get_checkpoint() is None:
+            self._begin()
         while not self.progress.finished:
             if self._train_epoch():
                 return  # stopped from outside
         del self.strategy, self.network  # the best checkpoint may need their room
         final_test(self.job, self.evaluator, self.device, self.precision)
+
+    def _begin(self) -> None:
+        """The evaluation before training, the head, and what updates the weights, which takes them as they are then."""
+        if self.job.config.evaluation.baseline:
+            self._judge(self.network)
+        if self.config.head_rows:
+            self._fit_head(self.config.head_rows)
+        self.strategy = make_strategy(self.network, self.config)
+
+    def _fit_head(self, most: int) -> None:
+        config, began = self.config, time.perf_counter()
+        order = EpochOrder(self.job.rows["train"], config.batch_size, config.seed, 0, self.job.config.data.shuffle)
+        steps = steps_to_read(order, most, len(self.job.space))
+        batches = epoch_batches(self.dataset, self.job.encoding, order, rank=self.rank, world=self.world)
+        inputs = HeadInputs.read(
+            self.network,
+            islice(batches, steps),
+            first_rows(order, steps),
+            labels=len(self.job.space),
+            max_tokens=self.tokens,
+            pad_token_id=self.info.pad_token_id,
+            packed=self.packed,
+            bf16=self.precision == "bf16",
+        )
+        before, after = inputs.fit(self.network, self.loss, config.seed)
+        if self.rank == 0:
+            told = {"rows": len(inputs.states), "loss_before": round(before, 6), "loss": round(after, 6)}
+            seconds = round(time.perf_counter() - began, 1)
+            self.job.journal.event.remote({"kind": "head", "step": 0, "epoch": 0, **told, "seconds": seconds})
 
     @property
     def _epoch(self) -> int:
@@ -203,10 +233,12 @@ class Worker:
     def _evaluate(self) -> dict[str, Any] | None:
         """The metrics of the validation part; None when there is none."""
         with self.strategy.evaluating() as network:
-            classifier = Classifier(
-                TorchRuntime(network, self.info.pad_token_id, precision=self.precision), self.job.encoding, self.info
-            )
-            return self.evaluator.validate(classifier, self.progress.step, self._epoch)
+            return self._judge(network)
+
+    def _judge(self, network: Network) -> dict[str, Any] | None:
+        runtime = TorchRuntime(network, self.info.pad_token_id, precision=self.precision)
+        classifier = Classifier(runtime, self.job.encoding, self.info)
+        return self.evaluator.validate(classifier, self.progress.step, self._epoch)
 
     def _log(self, result: StepResult, rate: float, rows_per_second: float) -> None:
         if self.rank == 0:

@@ -33,6 +33,10 @@ from rayclf.cli.event_lines import event_line
             {"kind": "evaluation", "step": 8, "part": "test", "accuracy": 1.0, "final": True},
             "evaluation of the best checkpoint on test rows: accuracy 1.0000",
         ),
+        (
+            {"kind": "head", "step": 0, "rows": 512, "loss_before": 1.1, "loss": 0.25, "seconds": 2.0},
+            "head fitted to 512 rows in 2 s, loss 1.1000 to 0.2500",
+        ),
         ({"kind": "ended", "state": "failed", "error": "no room"}, "failed: no room"),
     ],
 )

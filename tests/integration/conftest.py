@@ -43,6 +43,7 @@ def encoder_run(cluster: None, backbone: Callable[[str], Path], tmp_path_factory
 def decoder_overrides() -> dict[str, object]:
     """Settings of :func:`decoder_run`: 2 workers, and a row number that they cannot share evenly."""
     return {
+        "train.head_rows": 50,
         "train.epochs": 1,
         "train.learning_rate": 3e-3,
         "train.precision": "fp32",

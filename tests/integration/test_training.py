@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import ray
-import yaml
 
 import rayclf
 from rayclf.errors import OutputError, RayclfError, ResourceError
@@ -37,10 +36,21 @@ def test_the_run_folder_holds_what_the_design_promises(run: rayclf.Run) -> None:
 
 
 def test_defaults_follow_the_backbone(encoder_run: rayclf.Run, decoder_run: rayclf.Run) -> None:
-    assert yaml.safe_load((encoder_run.folder / "config.yaml").read_text())["model"]["method"] == "full"
+    encoder, decoder = (rayclf.load_config(run.folder / "config.yaml") for run in (encoder_run, decoder_run))
+    assert (encoder.model.method, decoder.model.method) == ("full", "lora")
+    assert encoder.train.head_rows == 10_240
     assert (encoder_run.artifact / "backbone" / "model.safetensors").is_file()
-    assert yaml.safe_load((decoder_run.folder / "config.yaml").read_text())["model"]["method"] == "lora"
     assert (decoder_run.artifact / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_head_is_fitted_before_the_first_step(run: rayclf.Run) -> None:
+    fitted = next(event for event in run.events if event["kind"] == "head")
+    assert run.events.index(fitted) < run.events.index(steps(run)[0])
+    assert fitted["loss"] < fitted["loss_before"]
+    asked = run.config.train.head_rows or 0
+    assert fitted["rows"] == min(run.status["rows"]["train"], asked - asked % run.config.train.batch_size)
+    # The first step begins where the fit ended, but for the rows that are in it.
+    assert steps(run)[0]["loss"] < fitted["loss_before"]
 
 
 def test_every_epoch_sees_every_row_once(run: rayclf.Run) -> None:

@@ -26,6 +26,7 @@ def test_a_frozen_backbone(cluster: None, backbone: Callable[[str], Path], tmp_p
     )
     info = read_info(run.artifact)
     assert (info.tuning, run.config.model.method) == ("head", "head")
+    assert run.config.train.head_rows == 0
     assert info.backbone.sha256 == weight_hashes(backbone("bert"))
     assert [f.name for f in run.artifact.rglob("*.safetensors")] == ["head.safetensors"]
     losses = [event["loss"] for event in run.events if event["kind"] == "step"]
