@@ -154,7 +154,7 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
         ),
     )
     rate = settings.train.learning_rate or default_learning_rate(tuning, about.parameters)
-    usual = 5_120 if tuning == "full" and about.layout.pooling != "last" else 0
+    usual = 5_120 if tuning != "head" else 0
     head_rows = usual if settings.train.head_rows is None else settings.train.head_rows
     return ModelPlan(info, encoding, rate, head_rows, about.parameters, tuning)
 
