@@ -7,8 +7,8 @@ For each seed and learning rate the peer and then rayclf train, each in a proces
 threads, and are judged on the validation file by the same code: accuracy, or macro-F1 of a multilabel task at 0.5 and,
 for rayclf, at its tuned thresholds (for which a tenth of the training rows is held out). ``--unknown FILE`` has rows
 that belong to no label: the AUROC of the highest probability tells them from the others. Rates count the training loop
-alone (for rayclf with its wait for data), not the start of processes nor evaluation. The last lines have each side's
-best rate, its 95 % interval, and the median ratio of training rows per second.
+alone (for rayclf with its wait for data and what its head takes before), not the start of processes nor evaluation. The
+last lines have each side's best rate, its 95 % interval, and the median ratio of training rows per second.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ def ours(args: argparse.Namespace, rate: float, seed: int) -> dict[str, Any]:
         last = {event["epoch"]: event for event in run.events if event["kind"] == "step"}
         rows = run.status["rows"]["train"]
         seconds = sum(rows / event["rows_per_second"] for event in last.values())
+        seconds += sum(event["seconds"] for event in run.events if event["kind"] == "head")
         classifier = rayclf.Classifier.load(run.artifact)
         thresholds = None if multiclass else np.asarray(classifier.info.thresholds, np.float32)
         found = judged(args, classifier.space, classifier.probabilities, thresholds)
