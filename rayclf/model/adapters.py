@@ -50,7 +50,7 @@ def add_lora(network: Network, config: LoraConfig) -> None:
 
 
 def _leave_casts_to_autocast(network: Network) -> None:
-    """Spare the copies of what goes into adapters: a third of a bfloat16 step on a CPU, for the same numbers.
+    """Spare the copies of what goes into adapters: a quarter of a bfloat16 step on a CPU, for the same numbers.
 
     PEFT makes each layer's input float32, as the adapters are, and autocast then makes it bfloat16 again. Without
     bfloat16 there is nothing to cast. DoRA stays: it takes its norms in the type of that input.
