@@ -46,20 +46,6 @@ def add_lora(network: Network, config: LoraConfig) -> None:
             network.backbone = peft.get_peft_model(network.backbone, settings)
     except (ValueError, re.error) as error:
         raise ConfigError(f"model.lora.target_modules: {str(error).splitlines()[0]}") from None
-    _leave_casts_to_autocast(network)
-
-
-def _leave_casts_to_autocast(network: Network) -> None:
-    """Spare the copies of what goes into adapters: a quarter of a bfloat16 step on a CPU, for the same numbers.
-
-    PEFT makes each layer's input float32, as the adapters are, and autocast then makes it bfloat16 again. Without
-    bfloat16 there is nothing to cast. DoRA stays: it takes its norms in the type of that input.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    for layer in network.backbone.modules():
-        if isinstance(layer, LoraLayer) and not layer.lora_variant:
-            layer.cast_input_dtype_enabled = False
 
 
 def save_lora(network: Network, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -101,5 +87,3 @@ def load_lora(network: Network, folder: Path, merge: bool, trainable: bool = Fal
             f"{folder}: the adapter does not fit its backbone: {len(odd)} tensors differ, such as {odd[0]}"
         )
     network.backbone = model.merge_and_unload() if merge else model
-    if not merge:
-        _leave_casts_to_autocast(network)
