@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from rayclf.data.dataset import Dataset
-from rayclf.data.order import EpochOrder, Rows, Share
+from rayclf.data.order import EpochOrder, Rows
 from rayclf.data.tokens import Encoding, TokenBatch, tokenize_rows
 from rayclf.labels import dense_targets
 
@@ -29,11 +29,22 @@ def epoch_batches(
 ) -> Iterator[TokenBatch]:
     """A worker's rows of each step from step ``start`` of the epoch on, one batch a step.
 
-    A step whose batch has fewer rows than there are workers gives some of them a batch without rows.
+    The first of them are on their way when this returns. A step whose batch has fewer rows than there are workers gives
+    some of them a batch without rows.
     """
-    pieces = _pieces(dataset, encoding, order.shares(rank, world, start))
+    shared = ray.put(encoding)
+    tasks = (
+        _read.remote(dataset.folder, share.window, share.rows[first:last], share.steps[first:last], shared)
+        for share in order.shares(rank, world, start)
+        for first, last in pairwise([*range(0, len(share.rows), _TASK_ROWS), len(share.rows)])
+    )
+    pending = deque(islice(tasks, _AHEAD))
+    return _batches(_pieces(pending, tasks), range(start, order.steps), len(dataset.space))
+
+
+def _batches(pieces: Iterator[pa.Table], steps: range, labels: int) -> Iterator[TokenBatch]:
     piece = next(pieces, None)
-    for step in range(start, order.steps):
+    for step in steps:
         parts = []
         while piece is not None:
             count = int(np.searchsorted(piece["step"].to_numpy(), step, side="right"))
@@ -42,18 +53,11 @@ def epoch_batches(
                 piece = piece.slice(count)
                 break
             piece = next(pieces, None)
-        yield _batch(parts, len(dataset.space))
+        yield _batch(parts, labels)
 
 
-def _pieces(dataset: Dataset, encoding: Encoding, shares: Iterator[Share]) -> Iterator[pa.Table]:
-    """The tokenized rows of the shares in order; a few tasks are always on their way."""
-    shared = ray.put(encoding)
-    tasks = (
-        _read.remote(dataset.folder, share.window, share.rows[first:last], share.steps[first:last], shared)
-        for share in shares
-        for first, last in pairwise([*range(0, len(share.rows), _TASK_ROWS), len(share.rows)])
-    )
-    pending = deque(islice(tasks, _AHEAD))
+def _pieces(pending: deque[ray.ObjectRef], tasks: Iterator[ray.ObjectRef]) -> Iterator[pa.Table]:
+    """The tokenized rows in order; as many tasks as are pending now are always on their way."""
     while pending:
         yield ray.get(pending.popleft())
         pending.extend(islice(tasks, 1))

@@ -62,13 +62,15 @@ class Worker:
         self.progress = Progress()
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
+            self._read_ahead()
             self.network = self._fresh()
         else:
             with checkpoint.as_directory() as folder:
+                self.progress = load_progress(Path(folder))
+                self._read_ahead()
                 self.network = self._saved(Path(folder) / "artifact")
                 self.strategy = make_strategy(self.network, self.config)
                 self.strategy.load_optimizer_state(load_optimizer_state(Path(folder)))
-                self.progress = load_progress(Path(folder))
         self.packed = choose_batching(self.config.batching, self.network, training=True)
         self.tokenizer = load_tokenizer(self._source)
         self.evaluator = Evaluator(job, self.dataset, self.rank, self.world)
@@ -136,13 +138,11 @@ class Worker:
         self.strategy = make_strategy(self.network, self.config)
 
     def _fit_head(self, most: int) -> None:
-        config, began = self.config, time.perf_counter()
-        order = EpochOrder(self.job.rows["train"], config.batch_size, config.seed, 0, self.job.config.data.shuffle)
+        began, order = time.perf_counter(), self._order
         steps = steps_to_read(order, most, len(self.job.space))
-        batches = epoch_batches(self.dataset, self.job.encoding, order, rank=self.rank, world=self.world)
         inputs = HeadInputs.read(
             self.network,
-            islice(batches, steps),
+            islice(self._batches, steps),
             first_rows(order, steps),
             labels=len(self.job.space),
             max_tokens=self.tokens,
@@ -150,7 +150,8 @@ class Worker:
             packed=self.packed,
             bf16=self.precision == "bf16",
         )
-        before, after = inputs.fit(self.network, self.loss, config.seed)
+        self._read_ahead()
+        before, after = inputs.fit(self.network, self.loss, self.config.seed)
         if self.rank == 0:
             told = {"rows": len(inputs.states), "loss_before": round(before, 6), "loss": round(after, 6)}
             seconds = round(time.perf_counter() - began, 1)
@@ -160,20 +161,29 @@ class Worker:
     def _epoch(self) -> int:
         return self.progress.step // self.job.steps_per_epoch
 
+    @property
+    def _order(self) -> EpochOrder:
+        config, shuffle = self.config, self.job.config.data.shuffle
+        return EpochOrder(self.job.rows["train"], config.batch_size, config.seed, self._epoch, shuffle)
+
+    def _read_ahead(self) -> None:
+        """Have the rows of the epoch read from the next step on: the first come while the network is still loaded."""
+        if not self.progress.finished:
+            first = self.progress.step % self.job.steps_per_epoch
+            share = {"rank": self.rank, "world": self.world, "start": first}
+            self._batches = epoch_batches(self.dataset, self.job.encoding, self._order, **share)
+
     def _train_epoch(self) -> bool:
         """Train to the end of the epoch; true when a stop was asked for."""
-        config, epoch = self.config, self._epoch
-        first = self.progress.step % self.job.steps_per_epoch
-        order = EpochOrder(self.job.rows["train"], config.batch_size, config.seed, epoch, self.job.config.data.shuffle)
-        batches = epoch_batches(self.dataset, self.job.encoding, order, rank=self.rank, world=self.world, start=first)
         started, done = time.perf_counter(), 0
-        for batch in batches:
+        for batch in self._batches:
             result, rate = self._step(batch)
             done += result.rows
             self._log(result, rate, done / (time.perf_counter() - started))
             stop, leaving = result.signals
             if self._after_step(stop, leaving):
                 return stop
+        self._read_ahead()
         return False
 
     def _step(self, batch: TokenBatch) -> tuple[StepResult, float]:

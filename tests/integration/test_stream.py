@@ -51,6 +51,21 @@ def test_batches_are_the_rows_of_the_order(
             ).to_pylist()
 
 
+def test_the_first_rows_are_on_their_way_before_they_are_asked_for(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    class Counted:
+        remote = staticmethod(lambda _folder, _window, rows, *rest: begun.append(len(rows)))
+
+    monkeypatch.setattr(stream, "_read", Counted)
+    monkeypatch.setattr(stream, "_TASK_ROWS", 5)
+    encoding = Encoding(decoder_tokenizer().backend_tokenizer.to_str(), "{text}", 64)
+    epoch_batches(dataset, encoding, EpochOrder(dataset.rows["train"], 8, 1, 0))
+    assert begun == [5, 5, 5]
+
+
 def test_a_missing_data_set_is_one_line(dataset: Dataset, tmp_path: Path) -> None:
     encoding = Encoding(decoder_tokenizer().backend_tokenizer.to_str(), "{text}", 64)
     lost = Dataset(str(tmp_path / "gone"), dataset.record, dataset.space)

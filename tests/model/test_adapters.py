@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from peft.tuners.lora import LoraLayer
 from tiny import Made, perturb
 
 from rayclf.config import LoraConfig
@@ -88,6 +89,46 @@ def test_adapters_stay_float32_on_a_bfloat16_backbone(make: Make, tmp_path: Path
     for one in (made.network, network):
         kinds = {"lora_" in name: p.dtype for name, p in one.backbone.named_parameters()}
         assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+def gradients(network: Any, autocast: bool) -> dict[str, torch.Tensor]:
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = network(*batch())
+    logits.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    return grads | {"logits": logits.detach()}
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_inputs_of_adapters_are_cast_once_for_the_same_numbers(
+    make: Make, architecture: str, tmp_path: Path, dora: bool, loaded: bool
+) -> None:
+    """Autocast alone makes them bfloat16; without it PEFT makes them float32, and for DoRA's norms always."""
+    made = make(architecture, tuning="lora", dtype=torch.bfloat16, lora=LoraConfig(r=4, dora=dora))
+    network = made.network
+    if loaded:
+        save_lora(network, tmp_path)
+        network = load_network(made.source, made.info.space, dtype=torch.bfloat16, seed=3)
+        load_lora(network, tmp_path, merge=False, trainable=True)
+    network.eval()
+    layers = [m for m in network.backbone.modules() if isinstance(m, LoraLayer)]
+    taken: set[torch.dtype] = set()
+    for layer in layers:
+        layer.lora_A["default"].register_forward_pre_hook(lambda _, inputs: taken.add(inputs[0].dtype))
+    now = gradients(network, autocast=True)
+    assert taken == {torch.float32 if dora else torch.bfloat16}
+    taken.clear()
+    assert len(gradients(network, autocast=False)) == len(now) > len(layers)
+    assert taken == {torch.float32}
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda layer, _: setattr(layer, "cast_input_dtype_enabled", True))  # PEFT's way
+    taken.clear()
+    as_peft = gradients(network, autocast=True)
+    assert taken == {torch.float32}
+    for name, grad in now.items():
+        torch.testing.assert_close(grad, as_peft[name], atol=0, rtol=0, msg=name)
 
 
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:

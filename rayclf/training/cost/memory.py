@@ -167,8 +167,9 @@ def layer_bytes(case: Case) -> int:
     The input of each matrix whose gradient is wanted; queries, keys, values (repeated to all heads) of the attention,
     whose output is the next matrix's input; the input of the activation, and of a gated one also both factors of its
     product; the input of each norm in float32, and of one that is written out (RMSNorm) the scaled input too. Under
-    autocast every matrix has a bf16 copy of its input for itself; in float32 those of one input share it. An adapter
-    adds what lies between its two matrices, DoRA two outputs (arXiv:2402.09353, without its section 4.3).
+    autocast every matrix that is tuned, or has a DoRA adapter, has a bf16 copy of its input for itself; else those of
+    one input share it. An adapter adds what lies between its two matrices, DoRA two outputs (arXiv:2402.09353, without
+    its section 4.3).
     """
     block, config = case.shape.block, case.config
     full, bf16 = config.model.method == "full", case.precision == "bf16"
@@ -177,7 +178,7 @@ def layer_bytes(case: Case) -> int:
         inputs = block.inputs if bf16 else block.shared
         norms = block.norms + block.scaled_norms
     else:
-        inputs = block.adapted if bf16 else min(block.adapted, block.shared)
+        inputs = block.adapted if bf16 and config.model.lora.dora else min(block.adapted, block.shared)
         inputs += block.adapted_layers * config.model.lora.r
         inputs += 2 * block.adapted_out if config.model.lora.dora else 0
         norms = block.norms
