@@ -37,6 +37,8 @@ def show_estimate(found: Estimate) -> None:
         facts["tokens"] = (
             f"{count(found.tokens)} = {found.rows} rows × {found.tokens_per_row:.1f} tokens × {found.epochs} epoch(s)"
         )
+        if found.head_rows:
+            facts["tokens"] += f"; before, {found.head_rows} rows once for the head"
         hours = f", {found.gpu_hours:.2g} GPU-hours" if found.gpu_hours is not None else ""
         facts["time"] = f"about {duration(found.seconds)}{hours} ({found.flops:.2e} FLOPs at {device.mfu:.0%} of peak)"
     else:

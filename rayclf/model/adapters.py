@@ -72,6 +72,18 @@ def _cast_unless_autocast(layer: LoraLayer, inputs: tuple[Tensor, ...]) -> None:
     layer.cast_input_dtype_enabled = not torch.is_autocast_enabled(inputs[0].device.type)
 
 
+@contextmanager
+def without_adapters(network: Network) -> Iterator[None]:
+    """The network as it is without its adapters, if it has any; they may be trained again afterwards."""
+    import peft
+
+    if not isinstance(network.backbone, peft.PeftModel):
+        yield
+        return
+    with network.backbone.disable_adapter():
+        yield
+
+
 def save_lora(network: Network, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the adapters in PEFT's layout, as safetensors.
 

@@ -10,32 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rayclf.data.order import EpochOrder, Rows
-from rayclf.data.tokens import TokenBatch
+from rayclf.data.order import Rows
+from rayclf.data.tokens import Ids, TokenBatch
+from rayclf.model.adapters import without_adapters
 from rayclf.model.network import Network
 from rayclf.model.packing import make_inputs, plan_batches
 from rayclf.training.losses import TrainingLoss
 from rayclf.training.strategies import all_sum, is_first
 
-_MOST_TARGETS = 2**26  # rows times labels
 _PASSES, _BATCH, _PEAK = 5, 128, 1e-3
-
-
-def steps_to_read(order: EpochOrder, most: int, labels: int) -> int:
-    """How many steps of the epoch hold ``most`` rows, or those that are few enough for so many labels."""
-    return min(order.steps, max(1, min(most, _MOST_TARGETS // labels) // order.batch_size))
-
-
-def first_rows(order: EpochOrder, steps: int) -> Rows:
-    """The numbers of the rows of the first steps."""
-    rows = chain.from_iterable(numbers.tolist() for _, numbers in order.windows())
-    return np.fromiter(islice(rows, steps * order.batch_size), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +47,10 @@ class HeadInputs:
         packed: bool,
         bf16: bool,
     ) -> HeadInputs:
-        """Run the backbone over this worker's share of rows ``numbers [n]``; every worker gets those of all."""
+        """Run the backbone over this worker's share of rows ``numbers [n]``; every worker gets those of all.
+
+        Adapters are left out: as they begin they add nothing. Rows of like length go together, whatever their step.
+        """
         device, order = network.device, np.argsort(numbers)
         linear = next(module for module in network.head.modules() if isinstance(module, nn.Linear))
         found = cls(
@@ -68,16 +59,21 @@ class HeadInputs:
         )
         passed: list[Tensor] = []
         hook = network.head.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0].float()))
+        ids: list[Ids] = []
+        places: list[Rows] = []
+        for batch in batches:
+            places.append(order[np.searchsorted(numbers, batch.rows, sorter=order)])
+            found.targets[torch.from_numpy(places[-1]).to(device)] = torch.from_numpy(batch.targets).to(device)
+            ids += batch.input_ids
+        place = torch.from_numpy(np.concatenate(places)).to(device)
         network.eval()
+        low = torch.autocast(device.type, torch.bfloat16, enabled=bf16)  # one for all: it casts each weight once
         try:
-            for batch in batches:
-                places = torch.from_numpy(order[np.searchsorted(numbers, batch.rows, sorter=order)]).to(device)
-                found.targets[places] = torch.from_numpy(batch.targets).to(device)
-                for rows in plan_batches([len(ids) for ids in batch.input_ids], max_tokens, packed):
-                    inputs = make_inputs([batch.input_ids[row] for row in rows], pad_token_id, packed)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                        network(**inputs.to(device).arguments())
-                    found.states[places[rows]] = passed.pop()
+            with low, without_adapters(network):
+                for rows in plan_batches([len(row) for row in ids], max_tokens, packed):
+                    inputs = make_inputs([ids[row] for row in rows], pad_token_id, packed)
+                    network(**inputs.to(device).arguments())
+                    found.states[place[rows]] = passed.pop()
         finally:
             hook.remove()
             network.train()

@@ -22,6 +22,7 @@ from rayclf.data.weights import LabelCounts
 from rayclf.errors import ConfigError, ResourceError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.model.info import ArtifactInfo, BackboneRef
+from rayclf.training.head_rows import head_rows
 
 
 def resolve_settings(
@@ -154,9 +155,7 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
         ),
     )
     rate = settings.train.learning_rate or default_learning_rate(tuning, about.parameters)
-    usual = 5_120 if tuning != "head" else 0
-    head_rows = usual if settings.train.head_rows is None else settings.train.head_rows
-    return ModelPlan(info, encoding, rate, head_rows, about.parameters, tuning)
+    return ModelPlan(info, encoding, rate, head_rows(settings.train, tuning), about.parameters, tuning)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from rayclf.training.checkpoints import UNRANKED, Progress, load_optimizer_state
 from rayclf.training.cost.memory import micro_batch_tokens
 from rayclf.training.evaluator import Evaluator, rank_of
 from rayclf.training.finish import final_test
-from rayclf.training.head_first import HeadInputs, first_rows, steps_to_read
+from rayclf.training.head_first import HeadInputs
+from rayclf.training.head_rows import first_rows, steps_to_read
 from rayclf.training.job import Job
 from rayclf.training.losses import TrainingLoss
 from rayclf.training.optimizer import rate_at

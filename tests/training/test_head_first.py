@@ -7,34 +7,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny import TEXTS, Made
 
 from rayclf.config import TrainConfig
-from rayclf.data.order import EpochOrder
 from rayclf.data.tokens import TokenBatch
-from rayclf.training.head_first import HeadInputs, first_rows, steps_to_read
+from rayclf.training.head_first import HeadInputs
 from rayclf.training.losses import TrainingLoss
 
 Make = Callable[..., Made]
 NUMBERS = np.random.default_rng(3).permutation(len(TEXTS))
-
-
-@given(st.integers(1, 300), st.integers(1, 20), st.integers(0, 200), st.integers(1, 5))
-def test_the_rows_are_those_of_the_first_steps(rows: int, batch_size: int, most: int, world: int) -> None:
-    order = EpochOrder(rows, batch_size, seed=5, epoch=0, window=64)
-    steps = steps_to_read(order, most, labels=3)
-    numbers = first_rows(order, steps)
-    shares = [share for rank in range(world) for share in order.shares(rank, world)]
-    wanted = {int(row) for share in shares for row in share.rows[share.steps < steps]}
-    assert len(numbers) == len(wanted) == min(rows, steps * batch_size)
-    assert set(numbers.tolist()) == wanted
-    assert len(numbers) <= max(most, batch_size)
-
-
-def test_fewer_rows_where_there_are_very_many_labels() -> None:
-    assert steps_to_read(EpochOrder(10**6, 32, seed=5, epoch=0), 10_240, labels=2**14) == 128
 
 
 def batches(made: Made, *, rank: int = 0, world: int = 1) -> Iterator[TokenBatch]:
@@ -66,6 +47,18 @@ def test_each_row_has_its_state_and_targets(make: Make, name: str, packed: bool)
     assert found.targets.argmax(dim=1).tolist() == (NUMBERS % 3).tolist()
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_adapters_which_begin_with_adding_nothing_are_left_out_and_trained_afterwards(make: Make, moved: bool) -> None:
+    made = make("llama", tuning="lora", moved=moved)
+    trained = {name for name, parameter in made.network.named_parameters() if parameter.requires_grad}
+    found = read(made, packed=True)
+    assert {name for name, parameter in made.network.named_parameters() if parameter.requires_grad} == trained
+    with torch.no_grad():
+        logits = made.network.eval().head(found.states)
+    whole = np.asarray(made.classifier.probabilities([TEXTS[row] for row in NUMBERS]))
+    assert np.allclose(logits.softmax(dim=1).numpy(), whole, atol=1e-5) is not moved
+
+
 def test_workers_add_up_to_the_same(make: Make) -> None:
     made = make("bert")
     whole, parts = read(made), [read(made, rank=rank, world=2) for rank in range(2)]
@@ -87,3 +80,17 @@ def test_the_head_alone_learns_and_the_same_each_time(make: Make) -> None:
         assert all(parameter.grad is None for parameter in made.network.parameters())
         fitted.append({name: value.clone() for name, value in after.items()})
     assert all(torch.equal(fitted[0][name], fitted[1][name]) for name in fitted[0])
+
+
+def test_it_does_not_learn_the_rows_by_heart(make: Make) -> None:
+    """A head that saw rows twenty times left the backbone nothing to learn (docs/benchmarks.md); five are enough."""
+    made, seen = make("bert", tuning="full", moved=False), 0
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal seen
+        seen += len(inputs[0]) if torch.is_grad_enabled() else 0
+
+    inputs = read(made)
+    made.network.head.register_forward_pre_hook(count)
+    inputs.fit(made.network, TrainingLoss(made.info.space.problem_type, TrainConfig()), seed=1)
+    assert seen == 5 * len(NUMBERS)

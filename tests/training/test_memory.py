@@ -60,6 +60,18 @@ def test_an_8b_backbone(llama: Shape) -> None:
     assert estimate_memory(case(llama, model__method="lora")).weights > 2 * llama.backbone
 
 
+def test_targets_that_the_head_is_fitted_to_first_count_where_they_are_more_than_training_takes(llama: Shape) -> None:
+    few = replace(llama, hidden=64, layers=1, head=64 * 20_000, adapters=100)
+    asked = replace(case(few, model__method="lora", train__micro_batch_tokens=8, model__max_length=8), labels=20_000)
+    without = with_fields(asked, {"train.head_rows": 0})
+    rows = 2**26 // 20_000
+    assert estimate_memory(without).total < estimate_memory(asked).total
+    found = estimate_memory(asked)
+    before = found.weights + found.buffers + found.reserve + found.autocast + 4 * rows * (64 + 20_000)
+    assert before < found.total < before + 2**26
+    assert estimate_memory(case(llama)) == estimate_memory(case(llama, train__head_rows=0))
+
+
 def test_offloading_moves_memory_to_the_host(llama: Shape) -> None:
     kept = estimate_memory(case(llama, 2, train__strategy="deepspeed-zero3"))
     optimizer = estimate_memory(case(llama, 2, train__strategy="deepspeed-zero3", train__offload="optimizer"))

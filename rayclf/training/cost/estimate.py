@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayclf.config import Config
+from rayclf.data.order import EpochOrder
 from rayclf.errors import ResourceError
 from rayclf.training.cost.devices import GIB, Device, find_device
 from rayclf.training.cost.memory import Case, Memory, estimate_memory, micro_batch_tokens, resolve_strategy, with_fields
 from rayclf.training.cost.parameters import Shape, find_config, read_shape
+from rayclf.training.head_rows import head_rows, steps_to_read
 
 if TYPE_CHECKING:
     from rayclf.training.cost.workload import Workload
@@ -34,7 +36,8 @@ class Mend:
 @dataclass(frozen=True)
 class Estimate:
     """What a training takes. ``memory`` is that of each of ``gpus``; ``tokens`` go through the network in all epochs,
-    padding and evaluation left out; ``flops`` and ``seconds`` are None where the rows are not known."""
+    padding and evaluation left out; before them ``head_rows`` rows go through it once, forward. These three, ``flops``
+    and ``seconds`` are None where the rows are not known."""
 
     backbone: str
     method: str
@@ -48,6 +51,7 @@ class Estimate:
     micro_batch_tokens: int
     epochs: int
     rows: int | None
+    head_rows: int | None
     tokens_per_row: float
     tokens: int | None
     flops: float | None
@@ -84,12 +88,24 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Plain lists, objects, texts and numbers; memory in bytes."""
         shape = self.shape
-        kept = ("backbone", "method", "strategy", "precision", "gpus", "labels", "micro_batch_tokens", "epochs", "rows")
+        kept = (
+            "backbone",
+            "method",
+            "strategy",
+            "precision",
+            "gpus",
+            "labels",
+            "micro_batch_tokens",
+            "epochs",
+            "rows",
+            "head_rows",
+        )
         parameters = {"backbone": shape.backbone, "head": shape.head, "trained": self.trained}
         if "lora" in self.method:
             parameters["adapters"] = shape.adapters
         return {
             **{name: getattr(self, name) for name in kept},
+            "head_rows": self.head_rows,
             "tokens_per_row": round(self.tokens_per_row, 2),
             "tokens": self.tokens,
             "parameters": parameters,
@@ -154,9 +170,12 @@ def estimate(
     case = with_fields(case, {"train.strategy": resolve_strategy(case, about.memory)})
     memory = estimate_memory(case)
     rows = rows or (found.rows if found else None)
-    mean = tokens_per_row or (found.tokens_per_row if found else case.longest)
-    tokens = round(rows * min(mean, case.longest) * settings.train.epochs) if rows else None
-    flops = tokens * flops_per_token(case, min(mean, case.longest)) if tokens else None
+    mean = min(tokens_per_row or (found.tokens_per_row if found else case.longest), case.longest)
+    first = _first_rows(case, rows) if rows else None
+    flops = None
+    if rows:
+        flops = rows * mean * settings.train.epochs * flops_per_token(case, mean)
+        flops += (first or 0) * mean * forward_flops_per_token(case, mean)
     result = Estimate(
         backbone=name or str(folder),
         method=method,
@@ -170,8 +189,9 @@ def estimate(
         micro_batch_tokens=micro_batch_tokens(settings.train, cpu=about.is_cpu),
         epochs=settings.train.epochs,
         rows=rows,
-        tokens_per_row=min(mean, case.longest),
-        tokens=tokens,
+        head_rows=first,
+        tokens_per_row=mean,
+        tokens=round(rows * mean * settings.train.epochs) if rows else None,
         flops=flops,
         seconds=flops / (about.flops(precision) * workers) if flops else None,
     )
@@ -186,6 +206,13 @@ def _workers(settings: Config) -> int:
     return workers if isinstance(workers, int) else workers[0] if workers else 1
 
 
+def _first_rows(case: Case, rows: int) -> int:
+    train = case.config.train
+    most = head_rows(train, case.config.model.method)
+    steps = steps_to_read(EpochOrder(rows, train.batch_size, train.seed, epoch=0), most, case.labels) if most else 0
+    return min(rows, steps * train.batch_size)
+
+
 def flops_per_token(case: Case, length: float) -> float:
     """FLOPs of forward and backward pass for each token of rows of ``length`` tokens.
 
@@ -196,14 +223,19 @@ def flops_per_token(case: Case, length: float) -> float:
     Attention adds 4 · width · length a layer and pass, twice as much backward, half of it in a decoder,
     which looks only back.
     """
-    shape, again = case.shape, case.config.train.gradient_checkpointing
-    method = case.config.model.method
-    full, passes = method == "full", 1 if method == "head" else 3 + again
-    matrices = (6 if full else 4) * shape.active + (0 if full else 6 * shape.adapters) + 2 * again * shape.active
+    method, again = case.config.model.method, case.config.train.gradient_checkpointing
+    forward = forward_flops_per_token(case, length)
     if method == "head":
-        matrices = 2 * shape.active
-    attention = passes * 4 * shape.attention * length * shape.layers * (0.5 if shape.decoder else 1)
-    return matrices + attention
+        return forward
+    return (3 + again) * forward - (0 if method == "full" else 2 * case.shape.active)
+
+
+def forward_flops_per_token(case: Case, length: float) -> float:
+    """FLOPs of a forward pass for each token of rows of ``length`` tokens."""
+    shape = case.shape
+    adapters = shape.adapters if "lora" in case.config.model.method else 0
+    attention = 4 * shape.attention * length * shape.layers * (0.5 if shape.decoder else 1)
+    return 2 * (shape.active + adapters) + attention
 
 
 def find_mend(case: Case, device_memory: int) -> Mend | None:

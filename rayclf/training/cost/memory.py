@@ -14,6 +14,7 @@ from typing import Literal
 from rayclf.config import Config, TrainConfig
 from rayclf.training.cost.devices import GIB
 from rayclf.training.cost.parameters import Shape
+from rayclf.training.head_rows import head_rows, rows_to_read
 
 Strategy = Literal["single", "ddp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3"]
 STRATEGIES: tuple[Strategy, ...] = ("single", "ddp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")
@@ -115,13 +116,15 @@ def estimate_memory(case: Case) -> Memory:
     cast = {"full": shape.linear, "head": 0}.get(method, shape.adapters)
     if zero and config.train.gradient_checkpointing:  # without autocast's cache, of the layer at work alone
         cast //= shape.layers
+    gradients, optimizer = gradients // (n if zero >= 2 else 1), optimizer // (n if zero else 1)
+    activations = activation_bytes(case)
     return Memory(
         weights=weights // (n if zero == 3 else 1),
-        gradients=gradients // (n if zero >= 2 else 1),
-        optimizer=optimizer // (n if zero else 1),
+        gradients=gradients,
+        optimizer=optimizer,
         autocast=2 * cast if case.precision == "bf16" else 0,
-        activations=activation_bytes(case),
-        head=_head(case),
+        activations=activations,
+        head=max(_head(case), _head_first(case) - gradients - optimizer - activations),
         buffers=_buffers(case, trained),
         reserve=_CPU_RESERVE if case.cpu else _GPU_RESERVE,
         host=host,
@@ -190,6 +193,13 @@ def _head(case: Case) -> int:
     """Pooled states, logits, probabilities and gradient of them, float32, for as many rows as go through at once."""
     rows = min(-(-case.config.train.batch_size // case.workers), case.tokens)
     return 4 * rows * (3 * case.shape.hidden + 4 * case.labels)
+
+
+def _head_first(case: Case) -> int:
+    """What the head takes before training takes anything else: inputs, targets, gradients and Adam's part."""
+    config, shape = case.config, case.shape
+    rows = rows_to_read(head_rows(config.train, config.model.method), case.labels)
+    return 4 * rows * (shape.hidden + case.labels) + 12 * shape.head if rows else 0
 
 
 def _buffers(case: Case, trained: int) -> int:
