@@ -25,11 +25,15 @@ from rayclf.labels import LabelSpace
 NOTHING = -1  # the step that training resumes after when it begins again: not even the evaluation at step 0 counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Run:
     """A training run and what it left: ``artifact`` is the finished classifier, ``metrics`` those of each part."""
 
     folder: Path
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """The run in ``folder``, which is read when something of it is asked for."""
+        object.__setattr__(self, "folder", Path(folder))
 
     @property
     def artifact(self) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rayclf.errors import ConfigError
+from rayclf.model.engine import choose_precision
 from rayclf.training.cost.devices import DEVICES, find_device
 
 
@@ -32,6 +34,13 @@ def test_t4_has_no_bf16() -> None:
 def test_workers_share_the_memory_of_a_cpu() -> None:
     assert find_device("cpu", 4).memory == find_device("cpu").memory // 4
     assert find_device("cpu").is_cpu
+
+
+def test_a_cpu_computes_in_what_training_would_choose() -> None:
+    cpu = find_device("cpu")
+    assert cpu.precision("auto") == choose_precision("auto", torch.device("cpu"))
+    assert cpu.precision("bf16") == "bf16"
+    assert cpu.flops("bf16") == cpu.flops("fp32") * (2 if cpu.precision("auto") == "bf16" else 1)
 
 
 def test_figures_are_sane() -> None:

@@ -23,7 +23,8 @@ def test_a_run_tells_itself_from_disk(tmp_path: Path) -> None:
     assert load_config(run.folder / "config.yaml") == Config()
     journal = Journal(run.folder)
     journal.event({"kind": "step", "step": 1, "epoch": 1, "loss": float("nan")})
-    again = Run(tmp_path / "x")
+    again = Run(str(tmp_path / "x"))
+    assert again == Run(tmp_path / "x") == run
     assert again.status["state"] == "running"
     assert (again.status["step"], again.status["rows"]) == (1, {"train": 3})
     assert again.events[0]["loss"] is None  # NaN is not JSON

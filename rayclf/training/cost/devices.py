@@ -36,8 +36,8 @@ class Device:
         return self.name == "cpu"
 
     def precision(self, wanted: str) -> str:
-        """``train.precision`` resolved; raises ConfigError for bf16 on a device without it."""
-        if wanted == "bf16" and self.bf16 is None:
+        """``train.precision`` resolved; raises ConfigError for bf16 on a GPU without it."""
+        if wanted == "bf16" and self.bf16 is None and not self.is_cpu:
             raise ConfigError(f"train.precision: {self.name} does not compute in bf16; use auto or fp32")
         return ("bf16" if self.bf16 is not None else "fp32") if wanted == "auto" else wanted
 
@@ -66,7 +66,7 @@ _GPUS = (
 DEVICES = {device.name: device for device in _GPUS}
 NAMES = (*DEVICES, "cpu")
 _OTHER_NAMES = {"a100": "a100-80", "a10080gb": "a100-80", "a10040gb": "a100-40", "a10": "a10g", "4090": "rtx4090"}
-_CORE_TFLOPS = 0.06  # float32 of one core with AVX2, dense; bf16 is no faster on most
+_CORE_TFLOPS = 0.06  # float32 of one core with AVX2, dense; bf16 is twice as fast where the core computes in it
 
 
 def find_device(name: str, workers: int = 1) -> Device:
@@ -74,8 +74,14 @@ def find_device(name: str, workers: int = 1) -> Device:
     key = name.lower().replace("_", "-").replace(" ", "-")
     short = key.replace("-", "").removeprefix("nvidia").removeprefix("amd")
     if short == "cpu":
+        import torch
+
+        from rayclf.model.engine import choose_precision
+
+        low = choose_precision("auto", torch.device("cpu")) == "bf16"
+        fp32 = _CORE_TFLOPS * max(1.0, cores() / workers)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers
-        return Device("cpu", memory, None, _CORE_TFLOPS * max(1.0, cores() / workers), 0.5)
+        return Device("cpu", memory, 2 * fp32 if low else None, fp32, 0.5)
     by_short = {name.replace("-", ""): device for name, device in DEVICES.items()}
     found = by_short.get(short) or DEVICES.get(_OTHER_NAMES.get(short, ""))
     if found is None:
