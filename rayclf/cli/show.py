@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -72,13 +72,13 @@ def columns_line(reads: TextSource, label: str) -> str:
 
 
 def labels_table(space: LabelSpace, parts: Mapping[str, LabelCounts]) -> Table:
-    """In how many rows of each part each label holds; the first 20 labels."""
+    """In how many rows of each part each label holds; of many labels the 20 with the most rows."""
     table = Table(title=f"{len(space)} label(s), {space.problem_type}", title_justify="left")
     table.add_column("label")
     for part in parts:
         table.add_column(part, justify="right")
-    for position, name in enumerate(space.names[:_MOST_LABELS]):
-        table.add_row(escape(name), *(str(counts.positive[position]) for counts in parts.values()))
+    for position in _foremost([sum(counts.positive[n] for counts in parts.values()) for n in range(len(space))]):
+        table.add_row(escape(space.names[position]), *(str(counts.positive[position]) for counts in parts.values()))
     if len(space) > _MOST_LABELS:
         table.add_row(f"… {len(space) - _MOST_LABELS} more")
     table.add_section()
@@ -105,7 +105,7 @@ def dataset_summary(record: DatasetRecord) -> Table:
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
-    """The headline metrics, then precision, recall and F1 of each label, the first 20."""
+    """The headline metrics, then precision, recall and F1 of each label; of many the 20 with the most rows."""
     table = Table(title=f"{title}, {metrics['rows']} rows", title_justify="left")
     for name in ("", "precision", "recall", "F1", "ROC-AUC", "rows"):
         table.add_column(name, justify="left" if not name else "right")
@@ -118,8 +118,18 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
         table.caption = escape(f"{name}: {interval['level']:.0%} confidence from {bounds}")
         table.caption_justify = "left"
     table.add_section()
-    for row in metrics["per_label"][:_MOST_LABELS]:
+    labels = metrics["per_label"]
+    for row in (labels[position] for position in _foremost([row["support"] for row in labels])):
         table.add_row(
             row["label"], *(number(row[k]) for k in ("precision", "recall", "f1", "roc_auc")), str(row["support"])
         )
+    if len(labels) > _MOST_LABELS:
+        table.add_row(f"… {len(labels) - _MOST_LABELS} more")
     return table
+
+
+def _foremost(rows: Sequence[int]) -> list[int]:
+    """Positions of the labels to show: all in their order, or of many those with the most rows, most first."""
+    if len(rows) <= _MOST_LABELS:
+        return list(range(len(rows)))
+    return sorted(range(len(rows)), key=lambda position: -rows[position])[:_MOST_LABELS]

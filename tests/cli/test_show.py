@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from rayclf.cli.show import console, metrics_table
+import numpy as np
+import pytest
+
+from rayclf.cli.show import console, labels_table, metrics_table
+from rayclf.data.weights import LabelCounts
+from rayclf.labels import LabelSpace, ProblemType
 
 
 def test_the_metric_that_chose_has_its_interval() -> None:
@@ -14,3 +19,22 @@ def test_the_metric_that_chose_has_its_interval() -> None:
     first, _, second = captured.get().partition("again")
     assert "F1, macro: 95% confidence from 0.4500 to 0.5512" in first
     assert "95%" not in second
+
+
+@pytest.mark.parametrize("labels", [20, 60])
+def test_of_many_labels_those_with_the_most_rows_are_shown(labels: int) -> None:
+    names, rows = [f"label{n:02}" for n in range(labels)], [n % 30 for n in range(labels)]
+    each = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "roc_auc": None}
+    per_label = [{"label": name, "support": n, **each} for name, n in zip(names, rows, strict=True)]
+    counts = LabelCounts(sum(rows), np.asarray(rows), np.asarray(rows))
+    space = LabelSpace(tuple(names), ProblemType.MULTILABEL)
+    for table in (
+        metrics_table({"rows": 9, "per_label": per_label, "interval": None}, "test"),
+        labels_table(space, {"train": counts}),
+    ):
+        with console.capture() as captured:
+            console.print(table)
+        shown = [name for name in names if name in captured.get()]
+        wanted = names if labels == 20 else [name for name, n in zip(names, rows, strict=True) if n >= 20]
+        assert shown == wanted
+        assert ("… 40 more" in captured.get()) is (labels == 60)
