@@ -9,6 +9,7 @@ from typing import Any
 
 from rayclf.cluster import connect
 from rayclf.config import Config
+from rayclf.data.plan import Plan
 from rayclf.data.weights import label_weights, prior_logits
 from rayclf.labels import ProblemType
 from rayclf.metrics import metrics_of
@@ -16,7 +17,15 @@ from rayclf.own_metric_state import check_room
 from rayclf.own_metrics import check_choice, load_metrics
 from rayclf.training.heartbeat import beating
 from rayclf.training.job import Job
-from rayclf.training.plan import ModelPlan, check_loss, choose_workers, find_data, plan_model, resolve_settings
+from rayclf.training.plan import (
+    ModelPlan,
+    TrainingData,
+    check_loss,
+    choose_workers,
+    find_data,
+    plan_model,
+    resolve_settings,
+)
 from rayclf.training.resume import check_same, go_on, interrupted, prepared_folder
 from rayclf.training.run import Run, check_place, create_run, now
 from rayclf.training.tracking import check_trackers
@@ -69,7 +78,7 @@ def train(
     plan = plan_model(settings, found)
     connect()
     cluster = choose_workers(settings, plan)
-    resolved = _resolved(settings, plan)
+    resolved = _resolved(settings, found, plan)
     rows = {part: counts.rows for part, counts in found.counts.items()}
     if earlier is None:
         facts = {
@@ -133,13 +142,16 @@ def train(
     return run
 
 
-def _resolved(settings: Config, plan: ModelPlan) -> Config:
+def _resolved(settings: Config, found: TrainingData, plan: ModelPlan) -> Config:
     """The settings with what was left to rayclf filled in, the record of the run; but for what the cluster decides,
-    which may be another one when the run goes on."""
-    choices = {
+    which may be another one when the run goes on, and for columns of data that were prepared before."""
+    choices: dict[str, dict[str, Any]] = {
         "model": {"method": plan.tuning, "max_length": plan.info.max_length},
         "train": {"learning_rate": plan.learning_rate, "head_rows": plan.head_rows},
     }
+    if isinstance(found.source, Plan):
+        choices["data"] = {**found.reads.model_dump(), "label": found.label, "separator": found.separator}
+        choices["labels"] = {"problem_type": found.space.problem_type}
     return settings.model_copy(
         update={name: getattr(settings, name).model_copy(update=fields) for name, fields in choices.items()}
     )

@@ -39,6 +39,8 @@ def test_defaults_follow_the_backbone(encoder_run: rayclf.Run, decoder_run: rayc
     encoder, decoder = (rayclf.load_config(run.folder / "config.yaml") for run in (encoder_run, decoder_run))
     assert (encoder.model.method, decoder.model.method) == ("full", "lora")
     assert encoder.train.head_rows == 5_120
+    assert (encoder.data.text, encoder.data.label) == ("question", "subject")  # found by name
+    assert encoder.labels.problem_type is rayclf.ProblemType.MULTICLASS
     assert (encoder_run.artifact / "backbone" / "model.safetensors").is_file()
     assert (decoder_run.artifact / "adapter" / "adapter_model.safetensors").is_file()
 
