@@ -129,8 +129,7 @@ class TrainConfig(Section):
     head_rows: int | None = Field(
         None,
         ge=0,
-        description="Rows the head is fitted to before the first step; when unset 5,120, of few rows a quarter of "
-        "those of all epochs, and 0 where it is all that is trained.",
+        description="Rows the head is fitted to before the first step; 5,120, or 0 where it is all that is trained.",
     )
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises; then it falls linearly to 0.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Of the backbone and head; a few epochs do as well without.")

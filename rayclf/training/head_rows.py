@@ -1,4 +1,4 @@
-"""Which rows the head is fitted to before the first step: those of the first steps, and how many of them."""
+"""Which rows the head is fitted to before the first step: those of the first steps, fewer where labels are many."""
 
 from __future__ import annotations
 
@@ -13,17 +13,10 @@ _USUAL = 5_120
 _MOST_TARGETS = 2**26  # rows times labels
 
 
-def head_rows(config: TrainConfig, tuning: str, rows: int | None = None) -> int:
-    """``train.head_rows``; when unset 5,120, or 0 where the head is all that is trained.
-
-    Of ``rows`` training rows at most a quarter of those of all epochs: what reads them is then an eighth of a training
-    with frozen weights, a twelfth of a full one.
-    """
-    if config.head_rows is not None:
-        return config.head_rows
-    if tuning == "head":
-        return 0
-    return _USUAL if rows is None else min(_USUAL, rows * config.epochs // 4)
+def head_rows(config: TrainConfig, tuning: str) -> int:
+    """``train.head_rows``; when unset 5,120, or 0 where the head is all that is trained."""
+    usual = _USUAL if tuning != "head" else 0
+    return usual if config.head_rows is None else config.head_rows
 
 
 def rows_to_read(most: int, labels: int) -> int:

@@ -155,8 +155,7 @@ def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
         ),
     )
     rate = settings.train.learning_rate or default_learning_rate(tuning, about.parameters)
-    first = head_rows(settings.train, tuning, found.counts["train"].rows)
-    return ModelPlan(info, encoding, rate, first, about.parameters, tuning)
+    return ModelPlan(info, encoding, rate, head_rows(settings.train, tuning), about.parameters, tuning)
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,7 @@ from rayclf.training.head_rows import first_rows, head_rows, steps_to_read
 @pytest.mark.parametrize(("tuning", "rows"), [("full", 5_120), ("lora", 5_120), ("qlora", 5_120), ("head", 0)])
 def test_none_where_the_head_is_all_that_is_trained(tuning: str, rows: int) -> None:
     assert head_rows(TrainConfig(), tuning) == rows
-    assert head_rows(TrainConfig(), tuning, 10**6) == rows
     assert head_rows(TrainConfig(head_rows=7), tuning) == 7
-
-
-def test_at_most_a_quarter_of_the_rows_of_all_epochs_unless_asked_for() -> None:
-    assert head_rows(TrainConfig(epochs=1), "full", 1_000) == 250
-    assert head_rows(TrainConfig(epochs=8), "lora", 1_000) == 2_000
-    assert head_rows(TrainConfig(epochs=1), "head", 1_000) == 0
-    assert head_rows(TrainConfig(epochs=1, head_rows=700), "full", 1_000) == 700
 
 
 @given(st.integers(1, 300), st.integers(1, 20), st.integers(0, 200), st.integers(1, 5))

@@ -166,10 +166,10 @@ def estimate(
         shape = read_shape(folder, labels, settings.model.lora)
     precision = about.precision(settings.train.precision)
     case = Case(settings, shape, labels, workers, precision, about.is_cpu)
-    rows = rows or (found.rows if found else None)
-    case = with_fields(case, {"model.method": method, "train.head_rows": head_rows(settings.train, method, rows)})
+    case = with_fields(case, {"model.method": method})
     case = with_fields(case, {"train.strategy": resolve_strategy(case, about.memory)})
     memory = estimate_memory(case)
+    rows = rows or (found.rows if found else None)
     mean = min(tokens_per_row or (found.tokens_per_row if found else case.longest), case.longest)
     first = _first_rows(case, rows) if rows else None
     flops = None
@@ -208,9 +208,8 @@ def _workers(settings: Config) -> int:
 
 def _first_rows(case: Case, rows: int) -> int:
     train = case.config.train
-    if not train.head_rows:
-        return 0
-    steps = steps_to_read(EpochOrder(rows, train.batch_size, train.seed, epoch=0), train.head_rows, case.labels)
+    most = head_rows(train, case.config.model.method)
+    steps = steps_to_read(EpochOrder(rows, train.batch_size, train.seed, epoch=0), most, case.labels) if most else 0
     return min(rows, steps * train.batch_size)
 
 
