@@ -23,6 +23,7 @@ from rayclf.data.order import EpochOrder
 from rayclf.data.stream import epoch_batches
 from rayclf.data.tokens import TokenBatch
 from rayclf.model.adapters import add_lora
+from rayclf.model.allocator import keep_freed_memory
 from rayclf.model.artifact import backbone_folder, load_weights, save_artifact
 from rayclf.model.backbone import fetch, load_network
 from rayclf.model.checkpointing import enable_checkpointing
@@ -55,6 +56,8 @@ class Worker:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         ray.get(job.journal.worker.remote(self.rank, self.world, os.uname().nodename, os.getpid()))
         self.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         torch.set_num_threads(job.config.resources.threads or max(1, cores() // context.get_local_world_size()))
         self.precision = choose_precision(self.config.precision, self.device)
         self.dataset = Dataset.open(job.dataset)
