@@ -12,6 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rayclf.cli.event_lines import event_line
 from rayclf.cli.show import columns_line, console, labels_table
+from rayclf.data.hints import joined_labels
+from rayclf.data.texts import TextSource
+from rayclf.data.weights import LabelCounts
+from rayclf.labels import LabelSpace, ProblemType
 
 
 class ProgressView:
@@ -51,6 +55,13 @@ class ProgressView:
             console.print(f"{self._what} {done}/{total} {note}")
 
 
+def _print_data(reads: TextSource, label: str, space: LabelSpace, parts: Mapping[str, LabelCounts]) -> None:
+    console.print(columns_line(reads, label))
+    if space.problem_type is ProblemType.MULTICLASS and (hint := joined_labels(space.names)) is not None:
+        console.print(f"[yellow]look at this:[/] {escape(hint)}", soft_wrap=True)
+    console.print(labels_table(space, parts))
+
+
 class TrainView(ProgressView):
     """Shows the events of :func:`rayclf.train`: the data, the model, the loss, each evaluation."""
 
@@ -62,8 +73,7 @@ class TrainView(ProgressView):
         """Show one event."""
         kind = event["kind"]
         if kind == "data":
-            console.print(columns_line(event["reads"], event["label"]))
-            console.print(labels_table(event["space"], event["parts"]))
+            _print_data(event["reads"], event["label"], event["space"], event["parts"])
             if event["quarantined"]:
                 console.print(
                     f"{event['quarantined']} of {event['read']} rows set aside, see quarantine.jsonl in the run"
@@ -93,8 +103,8 @@ class PrepareView(ProgressView):
             return
         if event["kind"] == "plan":
             plan = event["plan"]
-            console.print(columns_line(plan.found.extract.reads, plan.found.extract.label))
-            console.print(labels_table(plan.found.space, {name: plan.counts(name) for name in plan.names}))
+            found, parts = plan.found, {name: plan.counts(name) for name in plan.names}
+            _print_data(found.extract.reads, found.extract.label, found.space, parts)
             if self._confirm:
                 self._bar.stop()
                 typer.confirm("Write it?", default=True, abort=True)

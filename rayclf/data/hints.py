@@ -22,17 +22,16 @@ def find_hints(found: Survey, columns: Sequence[Column], labels: Labels, repeate
         hints.append(f"{repeated_ids} rows have an id that another row had before; make column 'id' unique")
     if (sign := _headless(found, columns, labels)) is not None:
         hints.append(f"the header line may be missing: {sign}; add a first line with the names of the columns")
-    if (separator := _separator(labels)) is not None:
-        hints.append(f"labels look joined by '{separator}'; if a cell may hold several, pass --separator '{separator}'")
+    if not labels.declared and (joined := joined_labels([count.name for count in labels.counts])) is not None:
+        hints.append(joined)
     return tuple(hints)
 
 
-def _separator(labels: Labels) -> str | None:
-    """What seems to join labels within a cell: parted by it, the names are made of fewer."""
-    names = [] if labels.declared else [count.name for count in labels.counts]
-    for separator in _SEPARATORS:
-        if len({part.strip() for name in names for part in name.split(separator)}) < len(names):
-            return separator
+def joined_labels(names: Sequence[str]) -> str | None:
+    """A hint if something seems to join labels within a cell: parted by it, the names are made of fewer."""
+    for mark in _SEPARATORS:
+        if len({part.strip() for name in names for part in name.split(mark)}) < len(names):
+            return f"labels look joined by '{mark}'; if a cell may hold several, pass --separator '{mark}'"
     return None
 
 
