@@ -22,6 +22,8 @@ from rayclf.labels import LabelSpace, ProblemType
 
 torch.set_num_threads(1)
 
+LONGEST = ("test_training_faults", "test_deploy", "test_tune_trials")  # minutes each
+
 # A change is judged by the same examples each time: a failure is its own. New ones: pytest --hypothesis-profile=search
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search", max_examples=1000, deadline=None)
@@ -35,13 +37,6 @@ def pytest_configure() -> None:
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """How many processes share the tests with ``pytest -n auto``: half as many again as there are cores, which are idle
-    for a fifth of the time otherwise, while tests wait for what they have started or killed."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + cores // 2
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
@@ -60,8 +55,9 @@ class _ByFile(LoadScopeScheduling):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, those that take long go first."""
+    """Where several processes share the tests, those that take long go first, or one process is alone at the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.stem not in LONGEST)
         items.sort(key=lambda item: item.path.parent.name not in ("docs", "integration", "network"))
 
 

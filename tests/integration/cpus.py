@@ -9,7 +9,7 @@ import ray
 
 def wait_for_cpus() -> float:
     """CPUs that are free once what has ended has been cleared away."""
-    for _ in range(100):
+    for _ in range(300):
         if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
             break
         time.sleep(0.2)
