@@ -3,6 +3,9 @@
 Metrics of decisions are counts over rows, so a row is kept as what it adds to them: its right, wrong and missed labels.
 Rows that add the same are one pattern with a count, and a resample is one multinomial draw over the patterns: the
 same distribution as drawing rows with replacement, at the cost of the patterns (few for multiclass).
+
+Where a classifier has all rows right, or all wrong, so has it in each resample, and the bootstrap knows nothing: there
+the bounds are those of the share of right rows, exact for a binomial (Clopper and Pearson 1934; "the rule of three").
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from rayclf.labels import Floats, LabelSpace, ProblemType
 
 _CELLS = 2**22  # counts worked on at once
 _LEVEL = 0.95
+_TAIL = (1 - _LEVEL) / 2
 _RIGHT, _WRONG, _MISSED = range(3)  # what a row's decision on a label was, if the label holds or was answered
+_SHARES = ("accuracy", "subset_accuracy")
 _AVERAGES = ("macro", "micro", "weighted")
 _DECISIONS = {"accuracy", "balanced_accuracy", "subset_accuracy", "hamming_loss", "mcc"} | {
     f"{name}_{average}" for name in ("precision", "recall", "f1") for average in _AVERAGES
@@ -92,20 +97,27 @@ class Outcomes:
         return float(patterns.metric(metric, patterns.counts[:, None])[0])
 
     def confidence_interval(self, metric: str, resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
-        """The bounds between which 95 % of ``resamples`` lie.
+        """The bounds between which 95 % of ``resamples`` lie; of accuracies of 0 and 1 those that a binomial has.
 
         None without rows or resamples, and for metrics that neither decisions nor the loss tell, such as ``roc_auc``.
         """
         if not self.patterns or resamples < 1 or not self._keeps(metric):
             return None
+        if metric in _SHARES and (found := self.value(metric)) in (0, 1):
+            most = 1 - _TAIL ** (1 / self.patterns.total())  # of the share that was seen in no row
+            return (1 - most, 1.0) if found else (0.0, most)
         rng = np.random.default_rng(seed)
         values = np.concatenate(list(self._resampled(metric, resamples, rng)))
-        tail = (1 - _LEVEL) / 2
-        low, high = np.quantile(values, [tail, 1 - tail])
+        low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
         return float(low), float(high)
 
     def described(self, metric: str, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-        """The interval as metrics have it, ``{"interval": {metric, low, high, level}}``; empty where there is none."""
+        """The interval as metrics have it, ``{"interval": {metric, low, high, level}}``; empty where there is none.
+
+        Another metric's interval has no width where all rows are right, or all wrong: then accuracy takes its place.
+        """
+        if metric in _DECISIONS and self.value("accuracy") in (0, 1):
+            metric = "subset_accuracy" if self._keeps("subset_accuracy") else "accuracy"
         found = self.confidence_interval(metric, resamples, seed)
         return {"interval": {"metric": metric, "low": found[0], "high": found[1], "level": _LEVEL}} if found else {}
 
@@ -153,7 +165,7 @@ class _Patterns:
 
     def metric(self, metric: str, times: Ints) -> Doubles:
         """The metric when each pattern comes so often: times ``[patterns, resamples]`` to values ``[resamples]``."""
-        if metric in ("accuracy", "subset_accuracy"):
+        if metric in _SHARES:
             return np.asarray(self.correct @ times / self.rows)
         resamples = times.shape[1]
         cells = np.zeros((3, len(self.labels), resamples), np.int64)

@@ -109,7 +109,7 @@ def _explain(error: ValidationError, file: str | Path | None, overridden: Collec
     where = f"{file}: " if file is not None and path not in overridden else ""
     if first["type"] == "extra_forbidden":
         known = list(section.model_fields)
-        near = difflib.get_close_matches(places[-1], known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(places[-1], known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{where}unknown key '{path}'; {hint}"
     value = repr(first["input"])

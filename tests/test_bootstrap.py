@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from rayclf.bootstrap import Outcomes
 from rayclf.labels import LabelSpace, ProblemType
@@ -113,8 +114,24 @@ def test_no_label_true_or_answered():
     p, targets = np.full((5, 4), 0.1, np.float32), np.zeros((5, 4), np.float32)
     outcomes = fill(Outcomes, space, p, targets)
     assert outcomes.confidence_interval("f1_macro", 10) == (0.0, 0.0)
-    assert outcomes.confidence_interval("accuracy", 10) == (1.0, 1.0)
+    assert outcomes.confidence_interval("accuracy", 10) == pytest.approx((0.025 ** (1 / 5), 1.0))
     assert outcomes.confidence_interval("mcc", 10) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("right", [True, False])
+def test_few_rows_all_right_or_all_wrong_promise_little(kind, right):
+    space = space_of(kind)
+    _, targets = sample(space, 25)
+    guessed = targets if right else np.roll(targets, 1, axis=1) if kind is ProblemType.MULTICLASS else 1 - targets
+    outcomes = fill(Outcomes, space, guessed, targets)
+    expected = stats.binomtest(25 if right else 0, 25).proportion_ci(0.95, "exact")
+    for metric in ("accuracy", "f1_macro", "mcc"):
+        found = outcomes.described(metric)["interval"]
+        assert (found["low"], found["high"]) == pytest.approx(tuple(expected)), metric
+        assert found["metric"] == ("subset_accuracy" if kind is ProblemType.MULTILABEL else "accuracy")
+    assert outcomes.described("log_loss")["interval"]["metric"] == "log_loss"
+    assert outcomes.described("roc_auc") == {}
 
 
 def test_thresholds_decide():

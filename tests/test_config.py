@@ -112,7 +112,8 @@ def test_unknown_keys_suggest_the_nearest(load, text, path, near):
 
 def test_unknown_key_without_a_near_one_lists_the_known(load):
     assert "unknown key 'train.zzzz'; known here: epochs, batch_size" in refused(load, "train: {zzzz: 1}")
-    assert "known here: r, alpha" in refused(load, "", ["model.lora.zzzz=1"])
+    for name in ("zzzz", "rank"):  # "rank" is not a misspelt "dora"
+        assert "known here: r, alpha" in refused(load, "", [f"model.lora.{name}=1"])
     assert "keys should be strings" in refused(load, "train: {1: 2}")
 
 

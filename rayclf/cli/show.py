@@ -22,6 +22,8 @@ console = Console(highlight=False)
 _MOST_LABELS = 20
 _HEADLINES = {
     "accuracy": "accuracy",
+    "subset_accuracy": "accuracy, whole rows",
+    "hamming_loss": "Hamming loss",
     "balanced_accuracy": "balanced accuracy",
     "f1_macro": "F1, macro",
     "f1_micro": "F1, micro",
@@ -110,7 +112,7 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
     for name in ("", "precision", "recall", "F1", "ROC-AUC", "rows"):
         table.add_column(name, justify="left" if not name else "right")
     for key, name in _HEADLINES.items():
-        if key in metrics:
+        if key in metrics and not (key == "accuracy" and "subset_accuracy" in metrics):  # two names of one number
             table.add_row(name, number(metrics[key]))
     if interval := metrics.get("interval"):
         name = _HEADLINES.get(interval["metric"], interval["metric"])

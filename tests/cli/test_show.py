@@ -21,6 +21,14 @@ def test_the_metric_that_chose_has_its_interval() -> None:
     assert "95%" not in second
 
 
+def test_of_a_row_with_several_labels_it_says_that_all_have_to_be_right() -> None:
+    metrics = {"rows": 9, "accuracy": 0.75, "subset_accuracy": 0.75, "hamming_loss": 0.1, "per_label": []}
+    with console.capture() as captured:
+        console.print(metrics_table(metrics, "test"))
+    names = [line.split("│")[1].strip() for line in captured.get().splitlines() if "0." in line]
+    assert names == ["accuracy, whole rows", "Hamming loss"]
+
+
 @pytest.mark.parametrize("labels", [20, 60])
 def test_of_many_labels_those_with_the_most_rows_are_shown(labels: int) -> None:
     names, rows = [f"label{n:02}" for n in range(labels)], [n % 30 for n in range(labels)]

@@ -42,7 +42,8 @@ def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) 
     levels = sorted({level for one in intervals.values() if (level := finite(one.get("level"))) is not None})
     if levels:
         yield note(
-            f"in brackets: the {', '.join(f'{level:.0%}' for level in levels)} confidence interval, by bootstrap"
+            f"in brackets: the {', '.join(f'{level:.0%}' for level in levels)} confidence interval, by bootstrap; "
+            "where all rows are right or all wrong, that of accuracy, exact for so many rows"
         )
     part = judged(events, info)[0]
     seen, unseen = finite(values.get("train", {}).get(chosen)), finite(values.get(part, {}).get(chosen))
