@@ -6,10 +6,12 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 
 from rayclf import errors
@@ -65,7 +67,8 @@ def connect() -> None:
         for name, value in _SERVE.items():
             os.environ.setdefault(name, value)
         try:
-            ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
+            with _own_groups():
+                ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
         except Exception as error:  # Ray has no error of its own for it; it gives its parts 15 s to answer each other
             reason = " ".join(str(error).split())[:300]
             raise ResourceError(f"Ray did not start on this machine; is it very busy? ({reason})") from error
@@ -75,6 +78,19 @@ def connect() -> None:
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray leaves the cluster's token readable for everybody
     quiet_data()
+
+
+@contextmanager
+def _own_groups() -> Iterator[None]:
+    """Processes that begin in this block lead process groups of their own. What a shell's ``kill %1``, ``timeout`` or a
+    closed terminal sends to the whole group of this process then reaches no part of Ray, without which no checkpoint
+    could be written. Of Ctrl-C alone does Ray guard them; they still end with this process."""
+    begin = subprocess.Popen.__init__
+    subprocess.Popen.__init__ = partialmethod(begin, process_group=0)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
 
 
 def adopt(own: bool) -> None:

@@ -73,8 +73,11 @@ app.command("export")(export.export)
 
 
 def main() -> None:
-    """Run the command line; never returns. Ctrl-C exits with 130, and a service manager's stop is a Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run the command line; never returns. Ctrl-C exits with 130, and so do a service manager's stop and a terminal
+    that closes (but under ``nohup``)."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:
+            signal.signal(stop, signal.default_int_handler)
     try:
         address, words = submit.take_address(sys.argv[1:])
         if address is not None:

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ def _watch(run: Run, job: Job, result: Future[Any], tell: Callable[[Event], None
             stopped = error
             ray.get(job.journal.stop.remote())
             if isinstance(error, KeyboardInterrupt):
-                tell({"kind": "stopping"})
+                with suppress(OSError, SystemExit):  # of a terminal that has gone; SystemExit is rich's
+                    tell({"kind": "stopping"})
     if stopped is not None:
         raise stopped
     failure = result.exception() or result.result().error

@@ -169,6 +169,33 @@ def test_a_killed_driver_goes_on_with_the_same_command(with_dropout: rayclf.Run,
     equal(run, with_dropout)
 
 
+def test_a_terminal_that_closes_waits_for_a_checkpoint(source: str, tmp_path: Path) -> None:
+    """The signal reaches the whole group, as ``kill %1`` and ``timeout`` do, and nothing can be printed any more."""
+    run = rayclf.Run(tmp_path / "run")
+    command = [sys.executable, "-m", "rayclf.cli.main", "train", str(DATA), "-o", str(run.folder), "--backbone", source]
+    for field, value in (SETTINGS | {"train.epochs": 50, "train.checkpoint_steps": 10_000}).items():
+        command += ["--set", f"{field}={value}"]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}  # a Ray of its own
+    terminal, theirs = os.pipe()
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=theirs, stderr=log, start_new_session=True)
+    os.close(theirs)
+    try:
+        deadline = time.monotonic() + 200
+        while not (run.folder / "metrics.jsonl").exists() or len(run.lines) < 6:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        os.close(terminal)
+        os.killpg(process.pid, signal.SIGHUP)
+        process.wait(timeout=100)
+    finally:
+        process.kill()
+        process.wait()
+    assert run.status["state"] == "stopped"
+    assert (run.folder / "checkpoints" / "checkpoint_manager_snapshot.json").stat().st_size
+
+
 def test_a_node_that_is_taken_away_leaves_a_checkpoint_and_training_shrinks(
     undisturbed: rayclf.Run, source: str, tmp_path: Path
 ) -> None:
