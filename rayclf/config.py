@@ -180,7 +180,7 @@ class EvaluationConfig(Section):
     training_rows: int = Field(1000, ge=0, description="Training rows tested beside the test rows, for overfitting.")
     calibration: bool = Field(True, description="Fit the temperature on the validation rows.")
     resamples: int = Field(1000, ge=0, description="Bootstrap samples behind the confidence interval; 0 for none.")
-    metrics: list[str] = Field([], description="Own metrics: file.py:function; see docs/how-to/train.md.")
+    metrics: list[str] = Field([], description="Own metrics: file.py:function; see docs/how-to/own-metrics.md.")
     samples: int = Field(20, ge=0, description="Rows whose prediction is kept beside the expectation each time.")
 
 

@@ -114,4 +114,7 @@ def _explain(error: ValidationError, file: str | Path | None, overridden: Collec
         return f"{where}unknown key '{path}'; {hint}"
     value = repr(first["input"])
     value = value if len(value) <= 80 else f"{value[:80]}…"
-    return f"{where}{path}: {first['msg'][0].lower()}{first['msg'][1:]} (it is {value})"
+    # A field that may be a word or a number has an error for each.
+    wrong = [one["msg"] for one in error.errors() if one["loc"][: len(places)] == first["loc"][: len(places)]]
+    told = ", or ".join(dict.fromkeys(f"{msg[0].lower()}{msg[1:]}" for msg in wrong[:2]))
+    return f"{where}{path}: {told} (it is {value})"

@@ -110,6 +110,11 @@ def test_unknown_keys_suggest_the_nearest(load, text, path, near):
     assert f"unknown key '{path}'; did you mean '{near}'?" in message
 
 
+def test_a_field_of_a_word_or_a_number_says_both(load):
+    message = refused(load, "labels: {threshold: 1.5}")
+    assert "labels.threshold: input should be 'tuned', or input should be less than 1 (it is 1.5)" in message
+
+
 def test_unknown_key_without_a_near_one_lists_the_known(load):
     assert "unknown key 'train.zzzz'; known here: epochs, batch_size" in refused(load, "train: {zzzz: 1}")
     for name in ("zzzz", "rank"):  # "rank" is not a misspelt "dora"

@@ -32,6 +32,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "start":
             size = f"{event['backbone']} ({event['parameters'] / 1e6:.1f} M parameters)"
             size += f", up to {event['max_length']} tokens a text"
+            if (asked := event.get("asked_length", 0)) > event["max_length"]:
+                size += f", all that it can read (model.max_length: {asked})"
             where = f"{event['workers']} worker(s), {event['strategy']}"
             return f"backbone {size}, {event['tuning']} tuning, {where}, {event['steps']} steps"
         case "head":
@@ -61,8 +63,9 @@ def event_line(event: Mapping[str, Any]) -> str | None:
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> str:
-    """The metrics that a log tells, of many."""
-    return ", ".join(f"{shown} {number(metrics[name])}" for name, shown in _TOLD.items() if name in metrics)
+    """The metrics that a log tells, of many, and the user's own."""
+    told = {shown: metrics[name] for name, shown in _TOLD.items() if name in metrics} | (metrics.get("own") or {})
+    return ", ".join(f"{name} {number(value)}" for name, value in told.items())
 
 
 def _labels(space: Any) -> str:

@@ -14,12 +14,13 @@ MICRO = "micro average"
 _POINTS = 60
 
 
-def draw(space: LabelSpace, histogram: Histogram, thresholds: Floats, most_labels: int) -> dict[str, Any]:
+def draw(space: LabelSpace, histogram: Histogram, thresholds: Floats, f1: Doubles, most_labels: int) -> dict[str, Any]:
     """``roc`` and ``pr`` of the labels with most positive rows, and of all labels together when there are several.
 
     Each is ``{"label", "points"}``; points are [false positive rate, true positive rate] and [recall, precision].
-    ``thresholds`` are ``{"label", "chosen", "points"}`` with points [threshold, F1] and the threshold in force; none
-    for multiclass. A label without positive rows has no curve, one without negative rows no ROC.
+    ``thresholds`` are ``{"label", "chosen", "points"}`` with points [threshold, F1], that in force among them, whose
+    ``f1 [K]`` is given; none for multiclass. A label without positive rows has no curve, one without negative rows no
+    ROC.
     """
     negative, positive = histogram
     support = positive.sum(axis=1)
@@ -33,7 +34,10 @@ def draw(space: LabelSpace, histogram: Histogram, thresholds: Floats, most_label
         "thresholds": []
         if multiclass
         else [
-            {"label": name, "chosen": float(thresholds[space.index[name]]), "points": _f1(n, p)} for name, n, p in sides
+            {"label": space.names[label], "chosen": float(thresholds[label]), "points": points}
+            for label in order
+            if support[label]
+            for points in [_f1(negative[label], positive[label], float(thresholds[label]), float(f1[label]))]
         ],
     }
 
@@ -52,13 +56,15 @@ def _precision_recall(negative: Histogram, positive: Histogram) -> list[list[flo
     return _thinned(recall, recall, precision)
 
 
-def _f1(negative: Histogram, positive: Histogram) -> list[list[float]]:
+def _f1(negative: Histogram, positive: Histogram, chosen: float, there: float) -> list[list[float]]:
     starts = edges(len(positive))
     true, guessed = reached(positive), reached(positive + negative)
     f1 = 2 * true / (guessed + positive.sum())
-    grid = np.linspace(0, 1, _POINTS - 1)[1:-1]
+    grid = np.linspace(0, 1, _POINTS - 2)[1:-1]
     where = np.unique(np.clip(np.searchsorted(starts, grid), 0, len(starts) - 1))
-    return [[0.0, float(f1[0])], *_pairs(starts[where], f1[where]), [1.0, 0.0]]
+    thresholds, values = np.append(starts[where], chosen), np.append(f1[where], there)  # the chosen one between bins
+    order = np.argsort(thresholds)
+    return [[0.0, float(f1[0])], *_pairs(thresholds[order], values[order]), [1.0, 0.0]]
 
 
 def _thinned(path: Doubles, x: Doubles, y: Doubles) -> list[list[float]]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rayclf.labels import Floats, LabelSpace, ProblemType
 from rayclf.metrics import curves, histogram, reliability
 from rayclf.metrics.ranking import RankState
+from rayclf.metrics.scores import Scores
 
 _CELLS = 2**18  # probabilities worked on at once
 _NAN = float("nan")
@@ -22,8 +23,9 @@ Bools = npt.NDArray[np.bool_]
 class MetricState:
     """Counts that metrics are made of. ``update`` with batches, ``merge`` states of other workers, then ``compute``.
 
-    Areas and curves come from a histogram of the logits a label, at most 16,384 bins wide: rows in one bin count as
-    ties, so with few labels the areas agree with the exact ones to about 1e-4.
+    Areas are exact up to 2^20 probabilities (rows x labels). Beyond, and for curves, there is a histogram of the logits
+    a label, at most 16,384 bins wide: rows in one bin count as ties, so with few labels areas agree with the exact ones
+    to about 1e-4.
     """
 
     space: LabelSpace
@@ -39,6 +41,7 @@ class MetricState:
         size = len(self.space)
         self.true_positive, self.false_positive, self.false_negative, self.true_negative = np.zeros((4, size), np.int64)
         self.histogram = histogram.empty(size)
+        self.scores = Scores()
         self.reliability = reliability.empty()
         self.ranks = RankState(self.space)
 
@@ -74,6 +77,7 @@ class MetricState:
         p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
         log_p, log_q = np.log(p), np.log(1 - p)
         histogram.count(self.histogram, log_p - log_q, truth, known)
+        self.scores.update(probabilities, truth, known)
         self.ranks.update(probabilities, truth, known)
         if self.space.problem_type is ProblemType.MULTICLASS:
             self.loss -= float(log_p[truth].sum())
@@ -95,6 +99,7 @@ class MetricState:
         self.loss += other.loss
         self.known += other.known
         self.confusions.update(other.confusions)
+        self.scores.merge(other.scores)
         self.ranks.merge(other.ranks)
         for name in ("true_positive", "false_positive", "false_negative", "true_negative", "histogram", "reliability"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -110,13 +115,15 @@ class MetricState:
         :mod:`rayclf.metrics.reliability`.
         """
         tp, fp, fn, tn = self.true_positive, self.false_positive, self.false_negative, self.true_negative
-        roc, pr = histogram.roc_auc(self.histogram), histogram.average_precision(self.histogram)
+        ranked = self.scores.ranked()
+        areas = self.histogram if ranked is None else ranked
+        roc, pr = histogram.roc_auc(areas), histogram.average_precision(areas)
         names, mean_roc, mean_pr = self.space.names, _known_mean(roc), _known_mean(pr)
         multilabel = self.space.problem_type is ProblemType.MULTILABEL
         if self.space.problem_type is ProblemType.BINARY:
             # Two classes, as in scikit-learn: what the label misses, its negation takes wrongly, and the other way.
             tp, fp, fn = np.concatenate([tp, tn]), np.concatenate([fp, fn]), np.concatenate([fn, fp])
-            negation = histogram.average_precision(histogram.mirrored(self.histogram))
+            negation = histogram.average_precision(histogram.mirrored(areas))
             roc, pr = np.concatenate([roc, roc]), np.concatenate([pr, negation])
             names = (*names, self.space.negative)
         precision, recall, f1 = _ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn)
@@ -153,7 +160,8 @@ class MetricState:
 
     def curves(self, most_labels: int = 8) -> dict[str, Any]:
         """ROC, precision-recall, threshold and reliability curves: see :func:`rayclf.metrics.curves.draw`."""
-        drawn = curves.draw(self.space, self.histogram, self.thresholds, most_labels)
+        f1 = _ratio(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
+        drawn = curves.draw(self.space, self.histogram, self.thresholds, f1, most_labels)
         return {**drawn, "reliability": reliability.diagram(self.reliability)}
 
 

@@ -7,6 +7,7 @@ floats that the quantised weights stand for. It then needs no 4-bit kernels and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from rayclf.errors import BackboneError, ConfigError
 
 Quantization = Literal["nf4", "int8"]
+# When it is imported, which PEFT does, it tells of a quicker kernel that it would take from a hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def has_bitsandbytes() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rayclf.cluster import connect
 from rayclf.config import Config
 from rayclf.data.plan import Plan
 from rayclf.data.weights import label_weights, prior_logits
+from rayclf.errors import ConfigError, UserError
 from rayclf.labels import ProblemType
 from rayclf.metrics import metrics_of
 from rayclf.own_metric_state import check_room
@@ -52,9 +54,10 @@ def train(
     is returned, and where there is none a new one begins. ``on_event`` gets what happens, beginning with
     ``{"kind": "data", …}``, then every line of ``metrics.jsonl``; what it raises ends the training after a checkpoint.
 
-    Raises UserError (of one of its kinds) for what the caller can mend, before anything is written; RayclfError when
-    training itself fails, which leaves the run folder with the state ``failed``. A KeyboardInterrupt waits for a
-    checkpoint, leaves the state ``stopped`` and is raised again; a second one does not wait.
+    Raises UserError (of one of its kinds) for what the caller can mend, before a step is made, and leaves nothing
+    behind; RayclfError when training itself fails, which leaves the run folder with the state ``failed``. A
+    KeyboardInterrupt waits for a checkpoint, leaves the state ``stopped`` and is raised again; a second one does not
+    wait.
     """
     settings = resolve_settings(config, backbone, overrides)
     earlier = interrupted(output) if resume else None
@@ -74,6 +77,10 @@ def train(
     check_choice(settings.train.metric, own, metrics_of(found.space))
     check_room(own, max(counts.rows for counts in found.counts.values()), len(found.space))
     check_loss(settings.train.loss, found.space.problem_type)
+    if settings.evaluation.patience is not None and "validation" not in found.counts:
+        raise ConfigError(
+            "evaluation.patience: there are no validation rows to watch; set data.validation, or leave it out"
+        )
     on_event(found.event())
     plan = plan_model(settings, found)
     connect()
@@ -103,6 +110,7 @@ def train(
             "backbone": plan.info.backbone.id,
             "tuning": plan.tuning,
             "max_length": plan.info.max_length,
+            "asked_length": settings.model.max_length,
             "parameters": plan.parameters,
             "workers": cluster.most,
             "strategy": cluster.strategy,
@@ -134,6 +142,10 @@ def train(
             )
             fit(run, job, cluster, on_event)
     except BaseException as error:
+        if isinstance(error, UserError) and earlier is None and not run.reached:
+            # A mistake that only the workers could find: mended, the same command finds its place free.
+            shutil.rmtree(run.folder, ignore_errors=True)
+            raise
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ctrl-C, or a terminal that has gone
         told = {"state": "stopped" if stopped else "failed", "error": None if stopped else str(error)}
         run.write_status(**told, **run.reached, ended=now())
@@ -146,7 +158,7 @@ def _resolved(settings: Config, found: TrainingData, plan: ModelPlan) -> Config:
     """The settings with what was left to rayclf filled in, the record of the run; but for what the cluster decides,
     which may be another one when the run goes on, and for columns of data that were prepared before."""
     choices: dict[str, dict[str, Any]] = {
-        "model": {"method": plan.tuning, "max_length": plan.info.max_length},
+        "model": {"method": plan.tuning},
         "train": {"learning_rate": plan.learning_rate, "head_rows": plan.head_rows},
     }
     if isinstance(found.source, Plan):

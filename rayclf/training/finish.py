@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +23,16 @@ from rayclf.training.evaluator import Evaluator, raw_state
 from rayclf.training.job import Job
 
 
-def final_test(job: Job, evaluator: Evaluator, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
-    """Load the best checkpoint anew, calibrate it, test it, and tell the journal; called by every worker."""
+def final_test(job: Job, evaluator: Evaluator, device: torch.device) -> None:
+    """Load the best checkpoint anew, calibrate it, test it, and tell the journal; called by every worker.
+
+    It computes as a classifier that is loaded does unless told otherwise, whatever the precision of training.
+    """
     best = best_reported(ray.train.get_all_reported_checkpoints())
     step = best.metrics["step"]
     epoch = -(-step // job.steps_per_epoch)
     with best.checkpoint.as_directory() as folder:
-        classifier = Classifier.load(Path(folder) / "artifact", device=str(device), precision=precision)
+        classifier = Classifier.load(Path(folder) / "artifact", device=str(device))
     metrics = dict(classifier.info.metrics)
     _calibrate(job, evaluator, classifier)
     tallies: dict[str, Tally] = {}

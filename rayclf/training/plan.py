@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rayclf import storage
 from rayclf.cluster import gpu_memory, require_cpus
-from rayclf.config import Config
+from rayclf.config import Config, TrainConfig
 from rayclf.config_file import load_config
 from rayclf.data.dataset import RECORD, Dataset, is_dataset
 from rayclf.data.plan import Plan, plan_parts, survey_test
@@ -38,7 +38,17 @@ def resolve_settings(
             raise ConfigError("overrides and backbone go with a YAML file or none, not with a Config; set its fields")
     else:
         settings = load_config(config, laid_over)
+    _check_offload(settings.train)
     return settings
+
+
+def _check_offload(train: TrainConfig) -> None:
+    offload, strategy = train.offload, train.strategy
+    able = {"none": strategy, "optimizer": "deepspeed", "parameters": "deepspeed-zero3"}[offload]
+    if strategy != "auto" and not strategy.startswith(able):
+        hint = "; there is also train.offload: optimizer" if strategy.startswith("deepspeed") else ""
+        wanted = able if offload == "parameters" else "deepspeed-zero2 or deepspeed-zero3"
+        raise ConfigError(f"train.offload: {offload} needs train.strategy {wanted}, not {strategy}{hint}")
 
 
 def check_loss(loss: str, kind: ProblemType) -> None:

@@ -131,7 +131,7 @@ class Worker:
             if self._train_epoch():
                 return  # stopped from outside
         del self.strategy, self.network  # the best checkpoint may need their room
-        final_test(self.job, self.evaluator, self.device, self.precision)
+        final_test(self.job, self.evaluator, self.device)
 
     def _begin(self) -> None:
         """The evaluation before training, the head, and what updates the weights, which takes them as they are then."""

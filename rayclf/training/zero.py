@@ -47,14 +47,9 @@ class Zero:
     def __init__(self, network: Network, config: TrainConfig) -> None:
         """Take over a network whose weights are in place and the same on all workers, which are a process group.
 
-        Raises ConfigError for a missing DeepSpeed, and for ``train.offload: parameters`` below stage 3.
+        Raises ConfigError for a missing DeepSpeed.
         """
         self._stage = int(config.strategy[-1])
-        if config.offload == "parameters" and self._stage < 3:
-            raise ConfigError(
-                f"train.offload: parameters needs train.strategy deepspeed-zero3, not {config.strategy}; "
-                "there is also train.offload: optimizer"
-            )
         deepspeed = _import(config.strategy, network.device.type)
         self._world = dist.get_world_size()
         self._network = network

@@ -30,6 +30,10 @@ from rayclf.cli.event_lines import event_line
             "evaluation of step 8 on validation rows: F1 macro 0.5000, log loss –",
         ),
         (
+            {"kind": "evaluation", "step": 8, "part": "validation", "f1_macro": 0.5, "own": {"cost": 2.5}},
+            "evaluation of step 8 on validation rows: F1 macro 0.5000, cost 2.5000",
+        ),
+        (
             {"kind": "evaluation", "step": 8, "part": "test", "accuracy": 1.0, "final": True},
             "evaluation of the best checkpoint on test rows: accuracy 1.0000",
         ),
@@ -41,4 +45,12 @@ from rayclf.cli.event_lines import event_line
     ],
 )
 def test_an_event_is_a_line(event: dict[str, Any], line: str | None) -> None:
+    assert event_line(event) == line
+
+
+@pytest.mark.parametrize(("asked", "told"), [(256, ""), (4096, ", all that it can read (model.max_length: 4096)")])
+def test_a_length_that_was_lowered_is_told(asked: int, told: str) -> None:
+    event = {"kind": "start", "backbone": "b", "parameters": 2e6, "max_length": 256, "asked_length": asked}
+    event |= {"tuning": "full", "workers": 1, "strategy": "single", "steps": 9}
+    line = f"backbone b (2.0 M parameters), up to 256 tokens a text{told}, full tuning, 1 worker(s), single, 9 steps"
     assert event_line(event) == line

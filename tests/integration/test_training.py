@@ -208,8 +208,7 @@ def test_a_failure_in_a_worker_is_one_line_and_recorded(
     with pytest.raises(RayclfError, match="cannot be loaded") as caught:
         rayclf.train(few_messages, tmp_path / "x", backbone=str(source))
     assert "\n" not in str(caught.value)
-    assert rayclf.Run(tmp_path / "x").status["state"] == "failed"
-    assert not (tmp_path / "x" / "artifact").exists()
+    assert not (tmp_path / "x").exists()  # with another backbone the same command finds its place free
 
 
 def test_a_terminal_that_has_gone_stops_a_run(

@@ -24,6 +24,7 @@ from rayclf.errors import ConfigError, RayclfError
 
 DATA = data_file("questions.csv")
 SETTINGS: dict[str, Any] = {
+    "model.max_length": 4096,  # more than the backbone reads, and the same again when a run goes on
     "train.epochs": 2,
     "train.batch_size": 64,
     "train.learning_rate": 3e-3,
@@ -123,6 +124,13 @@ def test_a_stop_waits_for_a_checkpoint_and_more_workers_go_on(
     rayclf.train(DATA, folder, backbone=source, resume=True, on_event=told.append)
     assert told == [{"kind": "done before"}]
     assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_mistake_that_is_found_late_leaves_nothing(cluster: None, source: str, tmp_path: Path) -> None:
+    lora = {"model.method": "lora", "model.lora.target_modules": ["nowhere"]}
+    with pytest.raises(ConfigError, match="nowhere"):
+        rayclf.train(DATA, tmp_path / "run", backbone=source, overrides=SETTINGS | lora)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_ctrl_c_leaves_what_may_be_being_written(cluster: None, source: str, tmp_path: Path) -> None:

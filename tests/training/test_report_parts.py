@@ -69,9 +69,12 @@ def test_overfitting_is_said_where_it_is() -> None:
         measured = {"train": {"f1_macro": seen, "rows": 9}, "test": {"f1_macro": 0.6, "rows": 9}}
         return " ".join(map(str, report_tables.metrics([], {"metrics": measured}, {})))
 
-    assert "+0.3000: what it has seen it knows much better, which is overfitting" in told(0.9)
+    assert "0.3000 lower: what it has seen it knows much better, which is overfitting" in told(0.9)
     assert "overfitting" not in told(0.6)
-    assert "-0.1000" in told(0.5)
+    assert "0.1000 higher" in told(0.5)
+    losses = {"train": {"log_loss": 0.2, "rows": 9}, "test": {"log_loss": 0.9, "rows": 9}}
+    found = " ".join(map(str, report_tables.metrics([], {"metrics": losses}, {"train": {"metric": "log_loss"}})))
+    assert "0.7000 higher: what it has seen it knows much better" in found
 
 
 def test_flat_metrics() -> None:
@@ -151,12 +154,15 @@ def test_the_chosen_metric_is_drawn_and_an_own_one_apart() -> None:
 def test_curves_of_decisions() -> None:
     found = {
         "roc": [{"label": "a", "points": [[0, 0], [0.1, 0.8], [1, 1]]}],
+        "pr": [{"label": "a", "points": [[0, 1], [0.5, 0.8], [1, 0.6]]}],
         "thresholds": [{"label": "a", "chosen": 0.33, "points": [[0.2, 0.5], [0.3, 0.9], [0.6, 0.4]]}],
         "reliability": [[0.9, 0.88, 10], [0.1, 0.0, 0]],
         "reliability_before": [[0.9, 0.7, 10]],
     }
     charts = list(report_curves.decisions(found, {"temperature": 1.5, "metrics": {"test": {"ece": 0.02}}}))
     assert lines(charts, "ROC curves").reference == ["a guess"]
+    steps = [(0, 1), (0, 0.8), (0.5, 0.8), (0.5, 0.6), (1, 0.6)]
+    assert lines(charts, "Precision-recall curves").lines["a"] == steps
     assert lines(charts, "F1 by threshold").marks == {"a": (0.3, 0.9)}
     assert lines(charts, "Calibration").lines["after calibration"] == [(0.9, 0.88)]
     assert any(isinstance(one, str) and "temperature 1.5" in one and "test 0.0200" in one for one in charts)
@@ -174,8 +180,8 @@ def test_the_interval_stands_beside_its_metric_and_overfitting_is_told() -> None
     told = "".join(one for one in report_tables.metrics([], info, {}) if isinstance(one, str))
     assert "0.8000 (0.7000–0.9000)" in told
     assert "the 90% confidence interval" in told
-    assert "0.9500 on training rows and 0.8000 on test rows, +0.1500" in told
-    assert "low" not in told.replace("below", "")
+    assert "0.9500 on training rows and 0.8000 on test rows, 0.1500 lower" in told
+    assert "low" not in told.replace("below", "").replace("lower", "")
 
 
 def test_labels_have_thresholds_where_these_decide() -> None:

@@ -11,7 +11,8 @@ import pytest
 import rayclf
 from rayclf.config import Config
 from rayclf.config_file import load_config
-from rayclf.training.plan import find_data, plan_model
+from rayclf.errors import ConfigError
+from rayclf.training.plan import find_data, plan_model, resolve_settings
 
 SETTINGS = {"data.separator": ";", "data.test": 0, "data.validation": 0.1}
 
@@ -51,3 +52,29 @@ def test_the_head_comes_first_unless_it_is_all_that_is_trained(
 ) -> None:
     config = load_config(None, {**SETTINGS, "model.backbone": str(backbone(architecture)), **settings})
     assert plan_model(config, find_data(file, None, config)).head_rows == rows
+
+
+@pytest.mark.parametrize(
+    ("strategy", "offload", "wanted"),
+    [
+        ("ddp", "parameters", "needs train.strategy deepspeed-zero3, not ddp"),
+        ("single", "optimizer", "needs train.strategy deepspeed-zero2 or deepspeed-zero3, not single"),
+        ("deepspeed-zero2", "parameters", "not deepspeed-zero2; there is also train.offload: optimizer"),
+    ],
+)
+def test_what_a_strategy_cannot_offload_is_refused(strategy: str, offload: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"train\.offload: {offload} .*{wanted}"):
+        resolve_settings(None, None, {"train.strategy": strategy, "train.offload": offload})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "offload"), [("auto", "parameters"), ("deepspeed-zero1", "optimizer"), ("ddp", "none")]
+)
+def test_what_it_can_is_not(strategy: str, offload: str) -> None:
+    settings = resolve_settings(None, None, {"train.strategy": strategy, "train.offload": offload})
+    assert (settings.train.strategy, settings.train.offload) == (strategy, offload)
+
+
+def test_patience_needs_rows_to_watch(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.patience: there are no validation rows"):
+        rayclf.train(file, tmp_path / "run", overrides={**SETTINGS, "data.validation": 0, "evaluation.patience": 1})

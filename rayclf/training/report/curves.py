@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rayclf.charts import Chart, LineChart, Points, heading, note
@@ -117,6 +118,8 @@ def _by_label(curves: Sequence[Mapping[str, Any]] | None, x_name: str, y_name: s
     """A line for each label, with the diagonal of a guess below ROC curves and a dot at a chosen threshold."""
     shown = list(curves or ())[:_MOST_LABELS]
     series: dict[str, Points] = {str(one["label"]): _pairs(one["points"]) for one in shown}
+    if name == "Precision-recall curves":
+        series = {label: _stairs(points) for label, points in series.items()}
     marks = {str(one["label"]): _nearest(one["chosen"], one["points"]) for one in shown if "chosen" in one}
     guess = "a guess"
     if name == "ROC curves" and guess not in series:
@@ -127,6 +130,13 @@ def _by_label(curves: Sequence[Mapping[str, Any]] | None, x_name: str, y_name: s
 
 def _pairs(points: Sequence[Sequence[Any]]) -> Points:
     return [(x, finite(y)) for x, y in ((finite(point[0]), point[1]) for point in points) if x is not None]
+
+
+def _stairs(points: Points) -> Points:
+    """Steps instead of slopes: between two recalls that were reached precision is that of the farther one, and the area
+    below what average precision says (Davis and Goadrich 2006: a straight line would promise more)."""
+    corners = [(x, y) for (x, _), (_, y) in pairwise(points)]
+    return [*points[:1], *(place for pair in zip(corners, points[1:], strict=True) for place in pair)]
 
 
 def _nearest(threshold: Any, points: Sequence[Sequence[Any]]) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rayclf.charts import BarChart, Chart, Heatmap, Histogram, heading, note, table
+from rayclf.metrics import LOWER_IS_BETTER
 from rayclf.training.report.metrics import Events, finite, flat, judged, parts, words
 
 Sections = Iterator[str | Chart]
@@ -48,10 +49,12 @@ def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) 
     part = judged(events, info)[0]
     seen, unseen = finite(values.get("train", {}).get(chosen)), finite(values.get(part, {}).get(chosen))
     if part != "train" and seen is not None and unseen is not None:
-        verdict = ": what it has seen it knows much better, which is overfitting" if seen - unseen > _OVERFIT else ""
+        lost = unseen - seen if chosen in LOWER_IS_BETTER else seen - unseen
+        verdict = ": what it has seen it knows much better, which is overfitting" if lost > _OVERFIT else ""
+        how = "higher" if unseen > seen else "lower"
         yield note(
             f"{words(chosen)} is {seen:.4f} on training rows and {unseen:.4f} on {_PARTS[part]} rows, "
-            f"{seen - unseen:+.4f}{verdict}"
+            f"{abs(seen - unseen):.4f} {how}{verdict}"
         )
 
 
