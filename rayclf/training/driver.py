@@ -23,6 +23,7 @@ from rayclf.training.plan import (
     ModelPlan,
     TrainingData,
     check_loss,
+    check_offload,
     choose_workers,
     find_data,
     plan_model,
@@ -67,6 +68,7 @@ def train(
             on_event({"kind": "done before"})
             return earlier
         settings = go_on(earlier, settings)
+        check_offload(settings.train)  # one of them may be the run's, the other asked for now
         if (prepared := prepared_folder(earlier)) is not None:
             data, test = prepared, None
     own = load_metrics(settings.evaluation.metrics)

@@ -38,11 +38,12 @@ def resolve_settings(
             raise ConfigError("overrides and backbone go with a YAML file or none, not with a Config; set its fields")
     else:
         settings = load_config(config, laid_over)
-    _check_offload(settings.train)
+    check_offload(settings.train)
     return settings
 
 
-def _check_offload(train: TrainConfig) -> None:
+def check_offload(train: TrainConfig) -> None:
+    """Raise ConfigError for ``train.offload`` under a strategy that has none, or has not that."""
     offload, strategy = train.offload, train.strategy
     able = {"none": strategy, "optimizer": "deepspeed", "parameters": "deepspeed-zero3"}[offload]
     if strategy != "auto" and not strategy.startswith(able):

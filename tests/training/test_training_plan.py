@@ -13,6 +13,7 @@ from rayclf.config import Config
 from rayclf.config_file import load_config
 from rayclf.errors import ConfigError
 from rayclf.training.plan import find_data, plan_model, resolve_settings
+from rayclf.training.run import create_run
 
 SETTINGS = {"data.separator": ";", "data.test": 0, "data.validation": 0.1}
 
@@ -78,3 +79,11 @@ def test_what_it_can_is_not(strategy: str, offload: str) -> None:
 def test_patience_needs_rows_to_watch(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.patience: there are no validation rows"):
         rayclf.train(file, tmp_path / "run", overrides={**SETTINGS, "data.validation": 0, "evaluation.patience": 1})
+
+
+def test_a_run_that_goes_on_is_looked_at_with_what_it_began_with(file: Path, tmp_path: Path) -> None:
+    begun = load_config(None, {**SETTINGS, "train.strategy": "deepspeed-zero2"})
+    space = find_data(file, None, begun).space
+    run = create_run(tmp_path / "run", begun, space, {"data": str(file), "test": None})
+    with pytest.raises(ConfigError, match=r"train\.offload: parameters needs train\.strategy deepspeed-zero3"):
+        rayclf.train(file, run.folder, overrides={"train.offload": "parameters"}, resume=True)
