@@ -43,6 +43,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return f"step {event['step']}, {step_line(event)}"
         case "evaluation":
             step = f"of step {event['step']}" if event.get("step") else "before training"
+            if event.get("head"):
+                step = "of the head alone"
             when = "of the best checkpoint" if event.get("final") else step
             return f"evaluation {when} on {event['part']} rows: {metrics_line(event)}"
         case "waiting":

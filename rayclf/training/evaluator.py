@@ -47,16 +47,20 @@ class Evaluator:
         self.job, self.dataset, self.rank, self.world = job, dataset, rank, world
         self._samples: list[int] | None = None
 
-    def validate(self, classifier: Classifier, step: int, epoch: int) -> dict[str, Any] | None:
-        """Metrics of the validation part on all workers, written down with samples; None when there is no such part."""
+    def validate(self, classifier: Classifier, step: int, epoch: int, head: bool = False) -> dict[str, Any] | None:
+        """Metrics of the validation part on all workers, written down with samples; None when there is no such part.
+
+        ``head`` marks those of the fitted head before the first step, which have no samples.
+        """
         part = "validation"
         if part not in self.job.rows:
             return None
         tally = self.measure(classifier, part, Tally(new_state(classifier), own=self.own(classifier)))
         metrics = tally.compute()
         if self.rank == 0:
-            self.write({"part": part, "step": step, "epoch": epoch, **metrics})
-            self._write_samples(classifier, part, step)
+            self.write({"part": part, "step": step, "epoch": epoch, **({"head": True} if head else {}), **metrics})
+            if not head:
+                self._write_samples(classifier, part, step)
         return metrics
 
     def measure(

@@ -135,10 +135,13 @@ class Worker:
 
     def _begin(self) -> None:
         """The evaluation before training, the head, and what updates the weights, which takes them as they are then."""
-        if self.job.config.evaluation.baseline:
+        baseline = self.job.config.evaluation.baseline
+        if baseline:
             self._judge(self.network)
         if self.config.head_rows:
             self._fit_head(self.config.head_rows)
+            if baseline:  # what the head alone knows: the rest is what the steps after it have learned
+                self._judge(self.network, head=True)
         self.strategy = make_strategy(self.network, self.config)
 
     def _fit_head(self, most: int) -> None:
@@ -249,10 +252,10 @@ class Worker:
         with self.strategy.evaluating() as network:
             return self._judge(network)
 
-    def _judge(self, network: Network) -> dict[str, Any] | None:
+    def _judge(self, network: Network, head: bool = False) -> dict[str, Any] | None:
         runtime = TorchRuntime(network, self.info.pad_token_id, precision=self.precision)
         classifier = Classifier(runtime, self.job.encoding, self.info)
-        return self.evaluator.validate(classifier, self.progress.step, self._epoch)
+        return self.evaluator.validate(classifier, self.progress.step, self._epoch, head)
 
     def _log(self, result: StepResult, rate: float, rows_per_second: float) -> None:
         if self.rank == 0:

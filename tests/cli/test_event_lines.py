@@ -26,6 +26,10 @@ from rayclf.cli.event_lines import event_line
             "evaluation before training on validation rows: accuracy 0.2500",
         ),
         (
+            {"kind": "evaluation", "step": 0, "part": "validation", "accuracy": 0.5, "head": True},
+            "evaluation of the head alone on validation rows: accuracy 0.5000",
+        ),
+        (
             {"kind": "evaluation", "step": 8, "part": "validation", "f1_macro": 0.5, "log_loss": None},
             "evaluation of step 8 on validation rows: F1 macro 0.5000, log loss –",
         ),

@@ -74,8 +74,11 @@ def test_training_learns(encoder_run: rayclf.Run) -> None:
 
 def test_the_artifact_is_the_best_epoch(encoder_run: rayclf.Run) -> None:
     validations = [event for event in encoder_run.events if event.get("part") == "validation"]
-    baseline, *by_epoch, final = validations
-    assert baseline["step"] == 0
+    baseline, head, *by_epoch, final = validations
+    assert (baseline["step"], head["step"]) == (0, 0)
+    assert "head" not in baseline
+    assert head["head"]
+    assert head["log_loss"] < baseline["log_loss"]
     assert final["final"]
     assert len(by_epoch) == 6
     assert encoder_run.metrics["validation"]["f1_macro"] == max(event["f1_macro"] for event in by_epoch)

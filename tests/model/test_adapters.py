@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from tiny import Made, perturb
 
 from rayclf.config import LoraConfig
 from rayclf.errors import ArtifactError, ConfigError
 from rayclf.model.adapters import add_lora, load_lora, save_lora
 from rayclf.model.backbone import load_network
+from rayclf.model.fused_lora import FusedLinear
 
 Make = Callable[..., Made]
 Backbone = Callable[[str], Path]
@@ -105,8 +106,11 @@ def gradients(network: Any, autocast: bool) -> dict[str, torch.Tensor]:
 def test_inputs_of_adapters_are_cast_once_for_the_same_numbers(
     make: Make, architecture: str, tmp_path: Path, dora: bool, loaded: bool
 ) -> None:
-    """Autocast alone makes them bfloat16; without it PEFT makes them float32, and for DoRA's norms always."""
-    made = make(architecture, tuning="lora", dtype=torch.bfloat16, lora=LoraConfig(r=4, dora=dora))
+    """Autocast alone makes them bfloat16; without it PEFT makes them float32, and for DoRA's norms always.
+
+    With dropout, as layers without it are fused.
+    """
+    made = make(architecture, tuning="lora", dtype=torch.bfloat16, lora=LoraConfig(r=4, dora=dora, dropout=0.1))
     network = made.network
     if loaded:
         save_lora(network, tmp_path)
@@ -123,6 +127,7 @@ def test_inputs_of_adapters_are_cast_once_for_the_same_numbers(
     assert len(gradients(network, autocast=False)) == len(now) > len(layers)
     assert taken == {torch.float32}
     for layer in layers:
+        layer.__class__ = Linear if isinstance(layer, FusedLinear) else type(layer)
         layer.register_forward_pre_hook(lambda layer, _: setattr(layer, "cast_input_dtype_enabled", True))  # PEFT's way
     taken.clear()
     as_peft = gradients(network, autocast=True)

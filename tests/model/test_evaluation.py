@@ -129,7 +129,9 @@ def test_a_file_is_judged_as_its_rows(make: Make, tmp_path: Path) -> None:
 
 
 def test_cells_of_several_labels_are_parted_as_in_training(make: Make, tmp_path: Path) -> None:
+    # Nothing reaches a threshold of 1: of the three rows the one without labels is right, on any machine.
     made = make("bert", kind=ProblemType.MULTILABEL).with_info(separator=";")
+    made = made.with_info(thresholds=[1.0] * len(made.info.space))
     artifact = made.save(tmp_path / "artifact")
     one, two, *_ = made.info.space.names
     file = tmp_path / "x.csv"

@@ -48,6 +48,20 @@ def test_parts_come_from_the_artifact_and_else_from_the_events() -> None:
     assert report_metrics.judged(events, {})[0] == "validation"
 
 
+def test_the_head_alone_is_a_part_of_its_own() -> None:
+    events = [
+        evaluation(0, "validation", {"accuracy": 0.1}),
+        evaluation(0, "validation", {"accuracy": 0.3, "head": True}),
+        evaluation(5, "validation", {"accuracy": 0.5}),
+    ]
+    found = report_metrics.parts(events, {})
+    assert {part: one["accuracy"] for part, one in found.items()} == {
+        "baseline": 0.1, "head": 0.3, "validation": 0.5,
+    }  # fmt: skip
+    assert report_metrics.curve(report_metrics.watched(events)[1], "accuracy") == [(0, 0.1), (0, 0.3), (5, 0.5)]
+    assert "head" not in report_metrics.flat(events[1])
+
+
 def test_without_validation_rows_the_baseline_is_of_the_test() -> None:
     events = [evaluation(0, "test", {"accuracy": 0.1}), evaluation(9, "test", {"accuracy": 0.5})]
     assert report_metrics.watched(events)[0] == "test"
@@ -75,6 +89,16 @@ def test_overfitting_is_said_where_it_is() -> None:
     losses = {"train": {"log_loss": 0.2, "rows": 9}, "test": {"log_loss": 0.9, "rows": 9}}
     found = " ".join(map(str, report_tables.metrics([], {"metrics": losses}, {"train": {"metric": "log_loss"}})))
     assert "0.7000 higher: what it has seen it knows much better" in found
+
+
+def test_what_the_most_frequent_label_would_reach_is_told() -> None:
+    counts = [{"label": "a", "support": 3}, {"label": "b", "support": 6}, {"label": "c", "support": 0}]
+    measured = {"test": {"f1_macro": 0.6, "rows": 9, "per_label": counts}}
+    told = "answering b always would be right on 0.6667 of the test rows"
+    for problem_type in (ProblemType.MULTICLASS, ProblemType.MULTILABEL):
+        info = {"metrics": measured, "label_space": LabelSpace(("a", "b", "c"), problem_type).to_json()}
+        found = " ".join(map(str, report_tables.metrics([], info, {})))
+        assert (told in found) is (problem_type is ProblemType.MULTICLASS)
 
 
 def test_flat_metrics() -> None:

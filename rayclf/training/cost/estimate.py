@@ -88,24 +88,12 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Plain lists, objects, texts and numbers; memory in bytes."""
         shape = self.shape
-        kept = (
-            "backbone",
-            "method",
-            "strategy",
-            "precision",
-            "gpus",
-            "labels",
-            "micro_batch_tokens",
-            "epochs",
-            "rows",
-            "head_rows",
-        )
+        kept = "backbone method strategy precision gpus labels micro_batch_tokens epochs rows head_rows"
         parameters = {"backbone": shape.backbone, "head": shape.head, "trained": self.trained}
         if "lora" in self.method:
             parameters["adapters"] = shape.adapters
         return {
-            **{name: getattr(self, name) for name in kept},
-            "head_rows": self.head_rows,
+            **{name: getattr(self, name) for name in kept.split()},
             "tokens_per_row": round(self.tokens_per_row, 2),
             "tokens": self.tokens,
             "parameters": parameters,

@@ -77,6 +77,7 @@ def validation(events: Events, config: Mapping[str, Any]) -> Sections:
     yield note(
         f"{words(chosen)} chooses the best checkpoint"
         + ("; step 0 is before training" if checks[0]["step"] == 0 else "")
+        + (", and there the head comes first, fitted by itself" if any("head" in check for check in checks) else "")
     )
     shares = {words(name): line for name, line in lines.items() if _is_share(line)}
     yield LineChart(shares, "step", "metric", "Metrics", dots=True)

@@ -11,7 +11,7 @@ from rayclf.charts import Points
 Events = Sequence[Mapping[str, Any]]
 
 # Of an evaluation line, what is no metric.
-_ABOUT = {"time", "kind", "part", "step", "epoch", "interval"}
+_ABOUT = {"time", "kind", "part", "step", "epoch", "interval", "head"}
 
 
 def flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,13 +32,16 @@ def steps(events: Events) -> list[Mapping[str, Any]]:
 
 
 def evaluations(events: Events, part: str) -> list[Mapping[str, Any]]:
-    """The evaluations of a part by step: those while training, or else the last, which is after calibration."""
+    """The evaluations of a part by step: those while training, or else the last, which is after calibration.
+
+    At step 0 there may be two, of the head as it came and of the fitted one.
+    """
     found = [event for event in events if event.get("kind") == "evaluation" and event.get("part") == part]
     return _once([event for event in found if not event.get("final")] or found)
 
 
 def _once(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [event for _, event in sorted({event["step"]: event for event in events}.items())]
+    return [event for _, event in sorted({(event["step"], "head" in event): event for event in events}.items())]
 
 
 def watched(events: Events) -> tuple[str, list[Mapping[str, Any]]]:
@@ -49,15 +52,18 @@ def watched(events: Events) -> tuple[str, list[Mapping[str, Any]]]:
 
 
 def parts(events: Events, info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Metrics of ``baseline``, ``validation``, ``train`` and ``test``, those of them that there are.
+    """Metrics of ``baseline``, ``head``, ``validation``, ``train`` and ``test``, those of them that there are.
 
-    The artifact's own come first; for others the last evaluation stands, and for the baseline that before step 1.
+    The artifact's own come first; for others the last evaluation stands, and for the baseline and the fitted head those
+    before step 1.
     """
     found: dict[str, Mapping[str, Any]] = {}
     of_artifact = info.get("metrics") or {}
-    for part in ("baseline", "validation", "train", "test"):
-        if part == "baseline":
-            lines = [event for event in watched(events)[1] if event["step"] == 0]
+    for part in ("baseline", "head", "validation", "train", "test"):
+        if part in ("baseline", "head"):
+            lines = [
+                event for event in watched(events)[1] if event["step"] == 0 and ("head" in event) == (part == "head")
+            ]
         else:
             lines = [event for event in evaluations(events, part) if event["step"] > 0]
         metrics = of_artifact.get(part) or (lines[-1] if lines else None)

@@ -17,7 +17,13 @@ _MOST_MISTAKES = 50
 _MOST_LETTERS = 1000  # of a text that is shown
 _MOST_CELLS = 20  # labels of a confusion matrix that can be read
 _OVERFIT = 0.05  # more on training rows than on others
-_PARTS = {"baseline": "before training", "validation": "validation", "train": "training rows", "test": "test"}
+_PARTS = {
+    "baseline": "before training",
+    "head": "head alone",
+    "validation": "validation",
+    "train": "training rows",
+    "test": "test",
+}
 
 
 def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) -> Sections:
@@ -56,6 +62,10 @@ def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) 
             f"{words(chosen)} is {seen:.4f} on training rows and {unseen:.4f} on {_PARTS[part]} rows, "
             f"{abs(seen - unseen):.4f} {how}{verdict}"
         )
+    counted = [(finite(row.get("support")) or 0, str(row["label"])) for row in found[part].get("per_label") or []]
+    if (total := sum(count for count, _ in counted)) and info["label_space"]["problem_type"] == "multiclass":
+        count, label = max(counted)
+        yield note(f"answering {label} always would be right on {count / total:.4f} of the {_PARTS[part]} rows")
 
 
 def _with_interval(name: str, values: Mapping[str, Any], interval: Mapping[str, Any]) -> Any:

@@ -119,7 +119,7 @@ def test_types_that_it_has_not_are_refused(make: Callable[..., Made], name: str)
 def test_a_decoder_and_an_adapter_beside_are_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
     beside = make_classifier(made("bert").source)
     add_lora(beside.network, LoraConfig(r=2))
-    with pytest.raises(ConfigError, match="peft.*adapters.*--runtime torch"):
+    with pytest.raises(ConfigError, match="FusedLinear.*adapters.*--runtime torch"):
         OnnxRuntime(beside.network, 0)
     parts = make_classifier(made("bert").source)
     parts.network.config.is_decoder = True
