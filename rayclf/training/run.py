@@ -90,11 +90,21 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def place_for(output: str | os.PathLike[str], what: str) -> Path:
+    """The local folder that ``--output`` names for ``what``; raises OutputError when it cannot be made there."""
+    folder = storage.local_path(output, "--output")
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    if not os.path.isdir(there):
+        which = "" if there == folder else f"{there} "
+        raise OutputError(f"{os.fspath(output)}: {which}is a file; --output must name a folder for the {what}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{os.fspath(output)}: {there} may not be written to; choose another --output")
+    return folder
+
+
 def check_place(output: str | os.PathLike[str], overwrite: bool) -> Path:
     """The folder for a new run; raises OutputError when it holds something else, or a run and not ``overwrite``."""
-    folder = storage.local_path(output, "--output")
-    if folder.is_file():
-        raise OutputError(f"{os.fspath(output)}: is a file; --output must name a folder for the run")
+    folder = place_for(output, "run")
     if folder.is_dir() and any(folder.iterdir()):
         if not is_run(folder):
             raise OutputError(f"{os.fspath(output)}: exists and is not a run; choose another --output")

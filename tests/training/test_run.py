@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,6 +85,13 @@ def test_predictions_are_in_order_whenever_they_come(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "x" / "predictions.parquet")["row"].to_pylist() == list(range(8))
 
 
+def test_a_place_that_may_not_be_written_to_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the system, since root, who may write anywhere, runs tests too."""
+    monkeypatch.setattr(os, "access", lambda place, mode: not (place == tmp_path and mode & os.W_OK))
+    with pytest.raises(OutputError, match="new/run: .* may not be written to"):
+        check_place(tmp_path / "new" / "run", overwrite=False)
+
+
 def test_places(tmp_path: Path) -> None:
     assert check_place(tmp_path / "new", overwrite=False) == tmp_path / "new"
     (tmp_path / "empty").mkdir()
@@ -91,6 +99,8 @@ def test_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
         check_place(tmp_path / "file", overwrite=True)
+    with pytest.raises(OutputError, match=r"run: \S+file is a file"):
+        check_place(tmp_path / "file" / "below" / "run", overwrite=True)
     with pytest.raises(OutputError, match="exists and is not a run"):
         check_place(tmp_path, overwrite=True)
     old = create_run(tmp_path / "run", Config(), SPACE, {})

@@ -15,7 +15,7 @@ from typing import Any
 from rayclf import storage
 from rayclf.charts import heading, line_chart, note, page, table
 from rayclf.errors import OutputError
-from rayclf.training.run import Run, now
+from rayclf.training.run import Run, now, place_for
 
 RECORD = "tune.json"
 _HEAVY = ("artifact", "checkpoints")
@@ -76,9 +76,7 @@ class Search:
 
 def check_place(output: str | os.PathLike[str], overwrite: bool) -> Path:
     """The folder for a new search; raises OutputError when it holds something else, or one and not ``overwrite``."""
-    folder = storage.local_path(output, "--output")
-    if folder.is_file():
-        raise OutputError(f"{os.fspath(output)}: is a file; --output must name a folder for the search")
+    folder = place_for(output, "search")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / RECORD).is_file():
             raise OutputError(f"{os.fspath(output)}: exists and is not a search; choose another --output")
