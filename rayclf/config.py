@@ -172,7 +172,7 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """What is measured while training and after it."""
 
-    baseline: bool = Field(True, description="Evaluate before the first step: what training has to beat.")
+    baseline: bool = Field(True, description="Evaluate before the first step, and the fitted head alone.")
     steps: int | None = Field(None, ge=1, description="Steps from one evaluation to the next, besides each epoch's.")
     patience: int | None = Field(
         None, ge=1, description="Evaluations without a better train.metric after which training ends."

@@ -42,9 +42,8 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "step":
             return f"step {event['step']}, {step_line(event)}"
         case "evaluation":
-            step = f"of step {event['step']}" if event.get("step") else "before training"
-            if event.get("head"):
-                step = "of the head alone"
+            first = "of the head alone" if event.get("head") else "before training"
+            step = f"of step {event['step']}" if event.get("step") else first
             when = "of the best checkpoint" if event.get("final") else step
             return f"evaluation {when} on {event['part']} rows: {metrics_line(event)}"
         case "waiting":

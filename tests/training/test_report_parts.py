@@ -91,6 +91,11 @@ def test_overfitting_is_said_where_it_is() -> None:
     assert "0.7000 higher: what it has seen it knows much better" in found
 
 
+def test_a_run_with_a_baseline_alone_has_its_metrics() -> None:
+    told = " ".join(map(str, report_tables.metrics([evaluation(0, "validation", {"accuracy": 0.25})], {}, {})))
+    assert "before training" in told
+
+
 def test_what_the_most_frequent_label_would_reach_is_told() -> None:
     counts = [{"label": "a", "support": 3}, {"label": "b", "support": 6}, {"label": "c", "support": 0}]
     measured = {"test": {"f1_macro": 0.6, "rows": 9, "per_label": counts}}

@@ -52,7 +52,7 @@ def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) 
             f"in brackets: the {', '.join(f'{level:.0%}' for level in levels)} confidence interval, by bootstrap; "
             "where all rows are right or all wrong, that of accuracy, exact for so many rows"
         )
-    part = judged(events, info)[0]
+    part, shown = judged(events, info)
     seen, unseen = finite(values.get("train", {}).get(chosen)), finite(values.get(part, {}).get(chosen))
     if part != "train" and seen is not None and unseen is not None:
         lost = unseen - seen if chosen in LOWER_IS_BETTER else seen - unseen
@@ -62,7 +62,7 @@ def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) 
             f"{words(chosen)} is {seen:.4f} on training rows and {unseen:.4f} on {_PARTS[part]} rows, "
             f"{abs(seen - unseen):.4f} {how}{verdict}"
         )
-    counted = [(finite(row.get("support")) or 0, str(row["label"])) for row in found[part].get("per_label") or []]
+    counted = [(finite(row.get("support")) or 0, str(row["label"])) for row in shown.get("per_label") or []]
     if (total := sum(count for count, _ in counted)) and info["label_space"]["problem_type"] == "multiclass":
         count, label = max(counted)
         yield note(f"answering {label} always would be right on {count / total:.4f} of the {_PARTS[part]} rows")
