@@ -3,7 +3,7 @@
 PEFT computes ``base(x) + up(down(x)) * scaling`` one after the other, forward and back; the product, the scaling and
 the sum each write the layer's whole output once more, and the gradients' sum its whole input. Here the scaling goes
 into the small ``up``, and products are added in place by the multiplication itself. The numbers are PEFT's but for what
-it rounds in between: an eighth less time a step in bfloat16, a twentieth in float32 (docs/benchmarks.md).
+it rounds in between: a tenth less time a step in bfloat16, a twentieth in float32 (docs/benchmarks.md).
 """
 
 from __future__ import annotations
