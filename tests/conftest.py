@@ -16,7 +16,7 @@ import torch
 from hypothesis import settings
 from s3 import NoServer, S3Server
 from tiny import DECODERS, ENCODERS, SPACES, TEXTS, Made, make_classifier, write_backbone
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadFileScheduling
 
 from rayclf.labels import LabelSpace, ProblemType
 
@@ -39,19 +39,13 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """Tests of one file go to one process, since they share what takes long to make: runs, endpoints, a Ray.
 
     ``--dist loadfile`` would begin with the files of most tests and end with one process alone at the longest.
     """
     config.option.loadscopereorder = False
-    return _ByFile(config, log)
-
-
-class _ByFile(LoadScopeScheduling):
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return nodeid if Path(file).parent.name == "docs" else file  # pages share nothing
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

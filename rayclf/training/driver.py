@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,10 @@ def train(
             "evaluation.patience: there are no validation rows to watch; set data.validation, or leave it out"
         )
     on_event(found.event())
-    plan = plan_model(settings, found)
-    connect()
+    with ThreadPoolExecutor(1) as beside:  # importing Transformers and starting a Ray take seconds each
+        planned = beside.submit(plan_model, settings, found)
+        connect()
+        plan = planned.result()
     cluster = choose_workers(settings, plan)
     resolved = _resolved(settings, found, plan)
     rows = {part: counts.rows for part, counts in found.counts.items()}

@@ -19,6 +19,7 @@ from rayclf.demo.lessons import data_file
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TRAINING = re.compile(r"rayclf train (?P<data>\S+) -o (?P<run>\S+)(?P<flags>.*)")
 RUNNABLE = [page for page in PAGES if "```console\n$ " in page.read_text() and page.parent.name != "reference"]
 
 
@@ -34,8 +35,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def runs() -> dict[tuple[str, str], Path]:
+    """The runs that pages have trained so far, by data and flags: several begin with the same one, a minute's work."""
+    return {}
+
+
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run(page: Path, folder: Path) -> None:
+def test_the_commands_of_a_page_run(page: Path, folder: Path, runs: dict[tuple[str, str], Path]) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     background: list[subprocess.Popen[bytes]] = []
     try:
@@ -47,11 +54,17 @@ def test_the_commands_of_a_page_run(page: Path, folder: Path) -> None:
                     background.append(subprocess.Popen(words, cwd=folder, env=environment))
                     wait_for(f"http://127.0.0.1:{words[words.index('--port') + 1]}/health", background[-1])
                     continue
+                training = TRAINING.fullmatch(command)
+                if training is not None and (done := runs.get(training.group("data", "flags"))) is not None:
+                    shutil.copytree(done, folder / training["run"])
+                    continue
                 result = subprocess.run(
                     command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
                 )
                 assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
                 assert "Traceback" not in result.stderr
+                if training is not None:
+                    runs[training.group("data", "flags")] = folder / training["run"]
                 if command.startswith("curl"):
                     assert '"probabilities"' in result.stdout or '"problem_type"' in result.stdout
     finally:
