@@ -66,6 +66,8 @@ def connect() -> None:
         _own = True
         for name, value in _SERVE.items():
             os.environ.setdefault(name, value)
+        # Nobody takes this machine away under Ray's eyes, and to watch for it is a process, two seconds.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         try:
             with _own_groups():
                 ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)

@@ -5,6 +5,8 @@ Exit codes: 0 done; 2 the user can mend it, and one line on stderr says how; 130
 
 from __future__ import annotations
 
+import atexit
+import gc
 import signal
 import sys
 from typing import Annotated
@@ -75,6 +77,8 @@ app.command("export")(export.export)
 def main() -> None:
     """Run the command line; never returns. Ctrl-C exits with 130, and so do a service manager's stop and a terminal
     that closes (but under ``nohup``)."""
+    gc.set_threshold(100_000)  # importing PyTorch and Transformers makes a million objects, and no garbage
+    atexit.register(gc.freeze)  # else Python ends with a search for garbage in all of them: a second
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:
             signal.signal(stop, signal.default_int_handler)

@@ -15,6 +15,7 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from rayclf import storage
 from rayclf.cluster import is_own, root_cause
@@ -76,7 +77,20 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
     def _initialize_and_run_controller(self, **told: Any) -> Result:
         if self.scaling_config.elasticity_enabled:
             told["scaling_policy"] = Elastic(self.scaling_config)
+        elif is_own():
+            told["scaling_policy"] = _Alone(self.scaling_config)
         return super()._initialize_and_run_controller(**told)
+
+
+class _Alone(FixedScalingPolicy):  # type: ignore[misc]  # Ray's class is untyped
+    """A fixed number of workers on a local Ray: nobody to share its room with and no nodes to ask for, so no actor that
+    would see to it."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Where Ray registers what it wants."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 def _trainer(run: Run, job: Job, cluster: Cluster) -> TorchTrainer:

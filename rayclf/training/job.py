@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,9 @@ class Job:
 
 def train_loop(settings: dict[str, Any]) -> None:
     """Ray Train's entry into each worker; ``settings["job"]`` is a :class:`Job`."""
+    gc.disable()  # what PyTorch and Transformers consist of is no garbage; the search for it is a sixth of their import
     from rayclf.training.worker import Worker
 
+    gc.freeze()
+    gc.enable()
     Worker(settings["job"]).run()
