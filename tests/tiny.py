@@ -17,7 +17,8 @@ from rayclf.data.tokens import Encoding
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.model.adapters import add_lora
 from rayclf.model.artifact import save_artifact
-from rayclf.model.backbone import load_network, weight_hashes
+from rayclf.model.backbone import load_network
+from rayclf.model.backbone_files import weight_hashes
 from rayclf.model.engine import Classifier
 from rayclf.model.info import ArtifactInfo, BackboneRef
 from rayclf.model.network import Network

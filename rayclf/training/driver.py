@@ -16,6 +16,7 @@ from rayclf.data.weights import label_weights, prior_logits
 from rayclf.errors import ConfigError, UserError
 from rayclf.labels import ProblemType
 from rayclf.metrics import metrics_of
+from rayclf.model.backbone_files import local_folder
 from rayclf.own_metric_state import check_room
 from rayclf.own_metrics import check_choice, load_metrics
 from rayclf.training.heartbeat import beating
@@ -75,6 +76,7 @@ def train(
     own = load_metrics(settings.evaluation.metrics)
     check_choice(settings.train.metric, own)
     check_trackers(settings.output.track)
+    local_folder(settings.model.backbone)
     folder = check_place(output, settings.output.overwrite) if earlier is None else earlier.folder
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))

@@ -21,6 +21,7 @@ from rayclf.data.tokens import Encoding
 from rayclf.data.weights import LabelCounts
 from rayclf.errors import ConfigError, ResourceError
 from rayclf.labels import LabelSpace, ProblemType
+from rayclf.model.backbone_files import DEFAULT_BACKBONE, fetch, weight_hashes
 from rayclf.model.info import ArtifactInfo, BackboneRef
 from rayclf.training.head_rows import head_rows
 
@@ -133,7 +134,7 @@ class ModelPlan:
 
 def plan_model(settings: Config, found: TrainingData) -> ModelPlan:
     """Look at the backbone without its weights: what it is, how to tune it, how to read text for it."""
-    from rayclf.model.backbone import DEFAULT_BACKBONE, describe, fetch, load_tokenizer, text_encoding, weight_hashes
+    from rayclf.model.backbone import describe, load_tokenizer, text_encoding
     from rayclf.training.optimizer import default_learning_rate
 
     model, space = settings.model, found.space
@@ -216,7 +217,6 @@ def _least_strategy(settings: Config, plan: ModelPlan, fewest: int, most: int, g
     """The strategy that ``auto`` stands for; on CPUs workers share one memory, and DeepSpeed only adds to it."""
     if not gpu:
         return "single" if most == 1 else "ddp"
-    from rayclf.model.backbone import fetch
     from rayclf.training.cost.memory import Case, resolve_strategy
     from rayclf.training.cost.parameters import read_shape
 

@@ -25,7 +25,8 @@ from rayclf.data.tokens import TokenBatch
 from rayclf.model.adapters import add_lora
 from rayclf.model.allocator import keep_freed_memory
 from rayclf.model.artifact import backbone_folder, load_weights, save_artifact
-from rayclf.model.backbone import fetch, load_network
+from rayclf.model.backbone import load_network
+from rayclf.model.backbone_files import fetch
 from rayclf.model.checkpointing import enable_checkpointing
 from rayclf.model.engine import Classifier, choose_precision
 from rayclf.model.info import ArtifactInfo

@@ -48,7 +48,8 @@ def write_rows(folder: Path, rows: int, words: int = 120) -> dict[str, Path]:
 def encoding():
     """The default backbone's tokenizer."""
     from rayclf.config import Config
-    from rayclf.model.backbone import describe, fetch, load_tokenizer, text_encoding
+    from rayclf.model.backbone import describe, load_tokenizer, text_encoding
+    from rayclf.model.backbone_files import fetch
 
     source = fetch(None, None)
     return text_encoding(load_tokenizer(source), describe(source).config, Config().model)

@@ -35,7 +35,8 @@ from rayclf.data.rows import read_labelled
 from rayclf.data.tokens import TokenBatch
 from rayclf.labels import dense_targets
 from rayclf.model.adapters import add_lora
-from rayclf.model.backbone import fetch, load_network
+from rayclf.model.backbone import load_network
+from rayclf.model.backbone_files import fetch
 from rayclf.model.engine import choose_precision
 from rayclf.training.losses import TrainingLoss
 from rayclf.training.step import micro_batches, train_step

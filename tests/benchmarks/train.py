@@ -42,7 +42,7 @@ def peer(args: argparse.Namespace, rate: float, seed: int) -> dict[str, Any]:
         set_seed,
     )
 
-    from rayclf.model.backbone import fetch
+    from rayclf.model.backbone_files import fetch
 
     torch.set_num_threads(args.threads)
     train = read_labelled(args.train)

@@ -90,10 +90,11 @@ def test_output_that_is_not_a_run(tmp_path: Path) -> None:
 
 
 def test_backbone_that_is_not_there(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text(GOOD)
-    assert "--backbone ./nowhere: no such folder" in refused(
-        tmp_path, "train", "x.csv", "-o", "runs/x", "--backbone", "./nowhere"
-    )
+    """Told before the data is read, which may be large; this is none that could be."""
+    (tmp_path / "x.csv").write_text("")
+    for command in ("train", "tune"):
+        told = refused(tmp_path, command, "x.csv", "-o", "runs/x", "--backbone", "./nowhere")
+        assert "--backbone ./nowhere: no such folder" in told
 
 
 def test_artifacts_that_are_none_or_damaged(tmp_path: Path, make: Callable[..., object]) -> None:

@@ -20,7 +20,8 @@ from rayclf.config import LoraConfig, ModelConfig, TrainConfig
 from rayclf.data.texts import TextSource
 from rayclf.labels import Floats
 from rayclf.model.adapters import add_lora
-from rayclf.model.backbone import load_network, weight_hashes
+from rayclf.model.backbone import load_network
+from rayclf.model.backbone_files import weight_hashes
 from rayclf.model.engine import Classifier
 from rayclf.model.info import ArtifactInfo, BackboneRef
 from rayclf.model.tokenizer import load_tokenizer, text_encoding

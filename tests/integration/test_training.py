@@ -85,6 +85,13 @@ def test_the_artifact_is_the_best_epoch(encoder_run: rayclf.Run) -> None:
     assert len(list((encoder_run.folder / "checkpoints").glob("checkpoint_*/"))) <= 2  # the best, and the latest
 
 
+def test_no_process_starts_that_a_local_ray_has_no_use_for(run: rayclf.Run) -> None:
+    assert run.status["state"] == "done"
+    started = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}  # the dead ones too
+    assert "TrainController" in started
+    assert "PreemptionWatcher" not in started
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_number_of_workers_changes_nothing(
     decoder_run: rayclf.Run,

@@ -12,7 +12,7 @@ import pytest
 
 import rayclf
 from rayclf.demo.lessons import data_file
-from rayclf.model.backbone import weight_hashes
+from rayclf.model.backbone_files import weight_hashes
 from rayclf.model.info import read_info
 from rayclf.model.shared import HeadRuntime, load_together
 

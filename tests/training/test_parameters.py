@@ -15,7 +15,7 @@ from rayclf.config import Config, LoraConfig, ModelConfig, TrainConfig
 from rayclf.errors import BackboneError, ConfigError
 from rayclf.labels import ProblemType
 from rayclf.training.cost.memory import Case, activation_bytes
-from rayclf.training.cost.parameters import find_config, read_shape
+from rayclf.training.cost.parameters import read_shape
 
 ROWS, LENGTH = 3, 61
 
@@ -75,15 +75,10 @@ def saved_bytes(network: nn.Module, bf16: bool) -> int:
 
 def test_a_config_without_weights_is_enough(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((write_tiny("llama") / "config.json").read_text())
-    assert find_config(str(tmp_path)) == tmp_path
     assert read_shape(tmp_path, 3).layers == 2
 
 
 def test_what_cannot_be_planned_is_told(tmp_path: Path, backbone: Callable[[str], Path]) -> None:
-    with pytest.raises(BackboneError, match="no config.json there"):
-        find_config(str(tmp_path))
-    with pytest.raises(BackboneError, match="no such folder"):
-        find_config("./nowhere")
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
     with pytest.raises(BackboneError, match="not one that Transformers can put a classifier on"):
         read_shape(tmp_path, 3)

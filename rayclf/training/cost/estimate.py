@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rayclf.config import Config
 from rayclf.data.order import EpochOrder
 from rayclf.errors import ResourceError
+from rayclf.model.backbone_files import fetch
 from rayclf.training.cost.devices import GIB, Device, find_device
 from rayclf.training.cost.memory import Case, Memory, estimate_memory, micro_batch_tokens, resolve_strategy, with_fields
-from rayclf.training.cost.parameters import Shape, find_config, read_shape
+from rayclf.training.cost.parameters import Shape, read_shape
 from rayclf.training.head_rows import head_rows, steps_to_read
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def estimate(
 
     settings = resolve_settings(config, backbone, overrides)
     name = settings.model.backbone
-    folder = find_config(name, settings.model.revision)
+    folder = fetch(name, settings.model.revision, weights=False)
     found: Workload | None = None
     if data is not None:
         from rayclf.training.cost.workload import measure

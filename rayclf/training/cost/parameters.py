@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from rayclf.config import LoraConfig
 from rayclf.errors import BackboneError
 from rayclf.model.adapters import add_lora
-from rayclf.model.backbone import DEFAULT_BACKBONE, fetch
 from rayclf.model.network import Network
 
 _WRITTEN_OUT = {
@@ -80,35 +79,6 @@ class Shape:
     def trained(self, method: str) -> int:
         """Parameters that the optimizer changes."""
         return self.head + {"full": self.backbone, "head": 0}.get(method, self.adapters)
-
-
-def find_config(backbone: str | None, revision: str | None = None) -> Path:
-    """The folder of a backbone's ``config.json``, which needs no weights; raises BackboneError when it is not there."""
-    name = backbone or DEFAULT_BACKBONE
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if name == DEFAULT_BACKBONE or name.count("/") != 1 or name.startswith((".", "/", "~")):
-            folder = fetch(backbone, revision)
-        else:
-            folder = _download(name, revision)
-    if not (folder / "config.json").is_file():
-        raise BackboneError(
-            f"--backbone {name}: no config.json there; give a folder in Transformers' layout or a hub id"
-        )
-    return folder
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "*.jinja"])
-        )
-    except Exception as error:  # its client has errors of many kinds: of names, proxies, rights, the disk
-        raise BackboneError(
-            f"--backbone {name}: neither a folder here nor to be had from the hub ({_line(error)})"
-        ) from None
 
 
 def _line(error: BaseException) -> str:

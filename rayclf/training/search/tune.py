@@ -14,6 +14,7 @@ from rayclf.cluster import connect, cores, is_own
 from rayclf.config import Config
 from rayclf.errors import ConfigError, RayclfError
 from rayclf.metrics import LOWER_IS_BETTER, metrics_of
+from rayclf.model.backbone_files import local_folder
 from rayclf.own_metrics import check_choice, find_choice, load_metrics
 from rayclf.training.plan import check_loss, choose_workers, find_data, plan_model, resolve_settings
 from rayclf.training.search.record import Board, Search, Trial, check_place
@@ -59,6 +60,7 @@ def tune(
     check_choice(settings.train.metric, own)
     given = [f"{path}={values}" for path, values in search.items()] if isinstance(search, Mapping) else list(search)
     space = read_space(given, settings)
+    local_folder(settings.model.backbone)
     folder = check_place(output, settings.output.overwrite)
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
