@@ -66,10 +66,9 @@ def connect() -> None:
         _own = True
         for name, value in _SERVE.items():
             os.environ.setdefault(name, value)
-        # Nobody takes this machine away under Ray's eyes, and to watch for it is a process, two seconds.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         try:
-            with _own_groups():
+            # Nobody takes this machine away under Ray's eyes, and to watch for it is a process, two seconds.
+            with _own_groups(), _variables(RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0"):
                 ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
         except Exception as error:  # Ray has no error of its own for it; it gives its parts 15 s to answer each other
             reason = " ".join(str(error).split())[:300]
@@ -93,6 +92,18 @@ def _own_groups() -> Iterator[None]:
         yield
     finally:
         subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
+
+
+@contextmanager
+def _variables(**values: str) -> Iterator[None]:
+    """Environment variables of processes that begin in this block alone, and of theirs. What is set already stays."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
 
 
 def adopt(own: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_no_process_starts_that_a_local_ray_has_no_use_for(run: rayclf.Run) -> N
     started = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}  # the dead ones too
     assert "TrainController" in started
     assert "PreemptionWatcher" not in started
+    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in os.environ  # or a cluster joined from here would have none
 
 
 @pytest.mark.parametrize("workers", [1, 4])
