@@ -76,7 +76,7 @@ def train(
     own = load_metrics(settings.evaluation.metrics)
     check_choice(settings.train.metric, own)
     check_trackers(settings.output.track)
-    local_folder(settings.model.backbone)
+    local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
     folder = check_place(output, settings.output.overwrite) if earlier is None else earlier.folder
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))

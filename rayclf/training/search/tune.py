@@ -60,7 +60,7 @@ def tune(
     check_choice(settings.train.metric, own)
     given = [f"{path}={values}" for path, values in search.items()] if isinstance(search, Mapping) else list(search)
     space = read_space(given, settings)
-    local_folder(settings.model.backbone)
+    local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
     folder = check_place(output, settings.output.overwrite)
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
