@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import safetensors.torch
@@ -55,16 +55,11 @@ def _speed_up(network: Network) -> None:
     speed_up(network.backbone)
 
 
-@contextmanager
-def without_adapters(network: Network) -> Iterator[None]:
+def without_adapters(network: Network) -> AbstractContextManager[None]:
     """The network as it is without its adapters, if it has any; they may be trained again afterwards."""
-    import peft
-
-    if not isinstance(network.backbone, peft.PeftModel):
-        yield
-        return
-    with network.backbone.disable_adapter():
-        yield
+    # Asked of the backbone, not of PEFT: its import takes seconds, and a network without adapters has no use for it.
+    disabled: Callable[[], AbstractContextManager[None]] = getattr(network.backbone, "disable_adapter", nullcontext)
+    return disabled()
 
 
 def save_lora(network: Network, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tiny import Made, perturb
 
 from rayclf.config import LoraConfig
 from rayclf.errors import ArtifactError, ConfigError
-from rayclf.model.adapters import add_lora, load_lora, save_lora
+from rayclf.model.adapters import add_lora, load_lora, save_lora, without_adapters
 from rayclf.model.backbone import load_network
 from rayclf.model.fused_lora import FusedLinear
 
@@ -54,6 +55,26 @@ def test_inputs_pass_through_to_the_backbone(make: Make, architecture: str) -> N
     assert all(g is not None and g.abs().max() > 0 for g in grads.values()), grads.keys()
     with torch.no_grad():
         assert (made.network(ids, mask) - plain(ids, mask)).abs().max() > 1e-3
+
+
+def test_adapters_are_left_out_for_a_while(make: Make, architecture: str) -> None:
+    made = make(architecture, tuning="lora")
+    ids, mask = batch()
+    plain = fresh(made)
+    plain.head.load_state_dict(made.network.head.state_dict())
+    with torch.no_grad():
+        with without_adapters(made.network):
+            torch.testing.assert_close(made.network.eval()(ids, mask), plain(ids, mask), atol=1e-6, rtol=0)
+        assert (made.network(ids, mask) - plain(ids, mask)).abs().max() > 1e-3
+    assert all(p.requires_grad for name, p in made.network.named_parameters() if "lora_" in name)
+
+
+def test_a_network_without_adapters_needs_no_peft(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its import is seconds of a full training that has no use for it."""
+    made = make("bert", tuning="full")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with without_adapters(made.network):
+        pass
 
 
 @pytest.mark.parametrize("merge", [False, True])
