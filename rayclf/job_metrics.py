@@ -38,11 +38,11 @@ DEFINITIONS = {
 }
 
 
-_AGAIN_S = 5.0
+_AGAIN_S = 1.0  # more often than Ray reports: each 10 s, or by RAY_metrics_report_interval_ms
 
 
 class JobGauges:
-    """The gauges of one job, until it is closed: Ray forgets one that nobody has set for 20 s.
+    """The gauges of one job, until it is closed: Ray forgets one that is not set again between its reports.
 
     ``job`` is the label that says which job it is, ``run`` or ``output``. A Ray must be there.
     """

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+os.environ["RAY_metrics_report_interval_ms"] = "3000"  # noqa: SIM112  # before Ray is there: tests wait for its reports
 
 import pytest
 import ray

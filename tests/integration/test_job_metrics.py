@@ -25,7 +25,7 @@ def shown(**labels: str) -> dict[str, float]:
 
 
 def wait_for(wanted: dict[str, float], **labels: str) -> None:
-    """Processes tell their node every ten seconds."""
+    """Processes tell their node of them from time to time."""
     deadline = time.monotonic() + 90
     while not wanted.items() <= (found := shown(**labels)).items():
         assert time.monotonic() < deadline, f"{wanted} is not in {found}"
