@@ -15,7 +15,7 @@ from functools import partialmethod
 from pathlib import Path
 
 from rayclf import errors
-from rayclf.errors import RayclfError, ResourceError
+from rayclf.errors import RayclfError, ResourceError, one_line
 
 # How processes run on a local Ray, above all those of Serve; cluster/Dockerfile says the same for clusters.
 _SERVE = {
@@ -71,7 +71,7 @@ def connect() -> None:
             with _own_groups(), _variables(RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0"):
                 ray.init("local", num_cpus=cores() + 1, include_dashboard=False, **quiet)
         except Exception as error:  # Ray has no error of its own for it; it gives its parts 15 s to answer each other
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)
             raise ResourceError(f"Ray did not start on this machine; is it very busy? ({reason})") from error
     if callable(on_stop) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has just put a handler there that aborts the process

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from rayclf.config import Config, is_section
-from rayclf.errors import ConfigError
+from rayclf.errors import ConfigError, one_line
 
 
 def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Config:
@@ -27,7 +27,7 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | S
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror}); check --config") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2024-13-45 is a ValueError
-            raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{file}: not valid YAML: {one_line(error)}") from None
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{file}: must hold sections such as 'data:' and 'train:'")
         tree = loaded or {}

@@ -8,15 +8,27 @@ from collections.abc import Sequence
 _SECRET = re.compile(r"://[^/@\s]+:[^@\s]*@")
 
 
+def one_line(error: BaseException, limit: int | None = 300) -> str:
+    """What another library says, as a part of a message of ours: one line of at most ``limit`` characters.
+
+    Of an error without a message its type's name. The password of an address is hidden before the line is cut.
+    """
+    return _hide_passwords(" ".join(str(error).split()))[:limit] or type(error).__name__
+
+
+def _hide_passwords(text: str) -> str:
+    """``text`` without the keys and secrets of addresses such as s3://key:secret@bucket."""
+    return _SECRET.sub("://***@", text)
+
+
 class RayclfError(Exception):
     """Anything rayclf raises on purpose; the command line exits with 1."""
 
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        # Names of files, columns and labels go into messages and may hold line breaks of their own. An address may
-        # hold a key and its secret, s3://key:secret@bucket, which no message ever shows.
-        super().__init__(_SECRET.sub("://***@", " ".join(message.splitlines())))
+        # Names of files, columns and labels go into messages and may hold line breaks of their own.
+        super().__init__(_hide_passwords(" ".join(message.splitlines())))
 
 
 class UserError(RayclfError):

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rayclf.errors import ConfigError
+from rayclf.errors import ConfigError, one_line
 from rayclf.labels import Floats
 from rayclf.metrics import METRICS
 
@@ -74,7 +74,7 @@ class OwnMetric:
         try:
             value = self.function(expected.copy(), probabilities.copy())
         except Exception as error:
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            what = f"{type(error).__name__}: {one_line(error)}"
             raise self._error(f"raised {what}{_line(error, self.place)} {where}") from None
         if not isinstance(value, Mapping):
             return {self.name: self._number(value, where)}
@@ -111,7 +111,7 @@ def load_metric(spec: str) -> OwnMetric:
         if isinstance(error, ModuleNotFoundError) and error.name and place.startswith(error.name):
             mend = "a file's name must end in .py" if "." not in place else "install it here and on every worker"
             raise ConfigError(f"metric {spec}: no module {error.name}; {mend}") from None
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        what = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(f"metric {spec}: loading it raised {what}{_line(error, place)}") from None
     function = getattr(module, name, None)
     if function is None:

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from rayclf.cli.job_log import JobLog
 from rayclf.cli.options import check_lasts
 from rayclf.config_file import StrictLoader, load_config
-from rayclf.errors import ConfigError, RayclfError
+from rayclf.errors import ConfigError, RayclfError, one_line
 
 STOPPED = 130  # the exit code of a job that was stopped, as of a command that Ctrl-C ends
 
@@ -104,7 +104,7 @@ def _load(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); check the name") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{file}: not valid YAML: {one_line(error)}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: must hold lines such as 'output: /mnt/shared/runs/x'")
     return settings

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rayclf import storage
 from rayclf.data.texts import TextSource
 from rayclf.data.weights import LabelCounts
-from rayclf.errors import DataError, LabelError
+from rayclf.errors import DataError, LabelError, one_line
 from rayclf.labels import LabelSpace
 from rayclf.storage_errors import shown
 
@@ -103,7 +103,7 @@ class Dataset:
             record = DatasetRecord.model_validate(storage.read_json(place))
             space = LabelSpace.from_json(storage.read_json(storage.join(folder, LABELS)))
         except (ValidationError, ValueError, KeyError, TypeError, OSError, LabelError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise DataError(
                 f"{shown(place)}: damaged, or written by a later rayclf ({reason}); prepare the data again"
             ) from None

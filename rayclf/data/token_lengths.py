@@ -17,7 +17,7 @@ from rayclf.config import ModelConfig
 from rayclf.data.extract import identities
 from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding, row_texts
-from rayclf.errors import BackboneError
+from rayclf.errors import BackboneError, one_line
 from rayclf.model.backbone_files import DEFAULT_BACKBONE, fetch
 
 MOST_ROWS = 100_000
@@ -74,7 +74,7 @@ def load_encoding(backbone: str | None, model: ModelConfig, reads: TextSource) -
     try:
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # whatever Transformers makes of a config that it does not like
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise BackboneError(f"--backbone {name}: its config cannot be loaded ({reason})") from None
     encoding = text_encoding(tokenizer, config, model.model_copy(update={"max_length": _NO_LIMIT}), reads)
     return name, encoding

@@ -14,7 +14,7 @@ import pyarrow as pa
 import tokenizers
 from tokenizers import Tokenizer
 
-from rayclf.errors import DataError
+from rayclf.errors import DataError, one_line
 from rayclf.labels import Floats
 
 Ids = npt.NDArray[np.int32]
@@ -98,7 +98,7 @@ class Encoding:
                 strftime_now=_SOME_DAY.strftime,
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise DataError(f"the backbone's chat template refuses the messages ({reason})") from None
         if not text.strip():
             raise DataError("the backbone's chat template makes an empty text of the messages")

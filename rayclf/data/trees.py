@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from rayclf.errors import DataError
+from rayclf.errors import DataError, one_line
 
 _NULLS = ("", "~", "null", "Null", "NULL")  # of YAML
 _DEPTH = 20
@@ -61,7 +61,7 @@ def yaml_tree(place: str, text: str) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else line
         raise DataError(f"{place}: line {line}: broken YAML ({error.problem or error.context})") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{place}: line {line}: broken YAML ({' '.join(str(error).split())})") from None
+        raise DataError(f"{place}: line {line}: broken YAML ({one_line(error)})") from None
     if len(root) > 1:
         raise DataError(f"{place}: must hold one YAML document, not {len(root)}")
     return root[0] if root else []

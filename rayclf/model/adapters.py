@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rayclf.config import LoraConfig
-from rayclf.errors import ArtifactError, ConfigError
+from rayclf.errors import ArtifactError, ConfigError, one_line
 from rayclf.model.network import Network
 from rayclf.model.tensors import refuse_empty, whole_tensors
 
@@ -92,9 +92,7 @@ def load_lora(network: Network, folder: Path, merge: bool, trainable: bool = Fal
             model = peft.PeftModel.from_pretrained(network.backbone, str(folder), is_trainable=trainable)
         placed = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{folder}: the adapter does not fit its backbone ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise ArtifactError(f"{folder}: the adapter does not fit its backbone ({one_line(error)})") from None
     if saved != placed:
         odd = sorted(saved ^ placed)
         raise ArtifactError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from rayclf.data.tokens import Encoding
-from rayclf.errors import ArtifactError
+from rayclf.errors import ArtifactError, one_line
 from rayclf.model.adapters import load_lora, save_lora
 from rayclf.model.backbone import load_network
 from rayclf.model.backbone_files import fetch, weight_hashes
@@ -66,9 +66,7 @@ def _fill_head(head: Head, folder: Path, assign: bool = False) -> None:
     try:
         head.load_state_dict(safetensors.torch.load_file(folder / HEAD), strict=True, assign=assign)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{folder / HEAD}: does not hold this classifier's head ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise ArtifactError(f"{folder / HEAD}: does not hold this classifier's head ({one_line(error)})") from None
 
 
 def load_head(folder: Path, info: ArtifactInfo) -> Head:

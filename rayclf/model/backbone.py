@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from rayclf.errors import BackboneError
+from rayclf.errors import BackboneError, one_line
 from rayclf.labels import LabelSpace
 from rayclf.model.head import HeadLayout, layout_of
 from rayclf.model.network import Network
@@ -37,13 +37,9 @@ def describe(folder: Path) -> BackboneFacts:
             model = AutoModelForSequenceClassification.from_config(config)
     except Exception as error:  # whatever Transformers makes of a config that it does not like
         raise BackboneError(
-            f"--backbone {folder}: not one that Transformers can put a classifier on ({_line(error)})"
+            f"--backbone {folder}: not one that Transformers can put a classifier on ({one_line(error)})"
         ) from None
     return BackboneFacts(config, layout_of(model), sum(p.numel() for p in model.base_model.parameters()))
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def load_network(
@@ -93,7 +89,7 @@ def load_network(
             output_loading_info=True,
         )
     except Exception as error:  # of a config or weights that are damaged in one of many ways
-        raise BackboneError(f"--backbone {folder}: cannot be loaded ({_line(error)})") from None
+        raise BackboneError(f"--backbone {folder}: cannot be loaded ({one_line(error)})") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -9,7 +9,7 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-from rayclf.errors import BackboneError
+from rayclf.errors import BackboneError, one_line
 from rayclf.storage import sha256
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -108,4 +108,4 @@ def _reason(error: Exception) -> str:
         case LocalEntryNotFoundError():
             return "the hub does not answer and it was never downloaded"
         case _:
-            return " ".join(str(error).split())[:300] or type(error).__name__
+            return one_line(error)

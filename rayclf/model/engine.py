@@ -16,7 +16,7 @@ import torch
 
 from rayclf.data.texts import Form, messages_json
 from rayclf.data.tokens import Encoding, Ids, Text
-from rayclf.errors import ConfigError, DataError, ResourceError
+from rayclf.errors import ConfigError, DataError, ResourceError, one_line
 from rayclf.labels import Floats, LabelSpace
 from rayclf.model.artifact import load_artifact
 from rayclf.model.info import ArtifactInfo, find_artifact, read_info
@@ -214,7 +214,7 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ResourceError(f"--device {name}: not to be had here; use auto, cpu or cuda ({reason})") from None
     return device
 

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from rayclf import storage
 from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding
-from rayclf.errors import ArtifactError, UserError
+from rayclf.errors import ArtifactError, UserError, one_line
 from rayclf.labels import LabelSpace
 
 INFO, TOKENIZER = "rayclf.json", "tokenizer.json"
@@ -141,7 +141,7 @@ def parse_info(content: bytes, place: str) -> ArtifactInfo:
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{place}: damaged, or written by a later rayclf ({where}: {first['msg']})") from None
     except (ValueError, KeyError, TypeError, UserError) as error:
-        raise ArtifactError(f"{place}: damaged ({' '.join(str(error).split())[:200]})") from None
+        raise ArtifactError(f"{place}: damaged ({one_line(error)})") from None
     return info
 
 
@@ -172,7 +172,5 @@ def load_encoding(folder: Path, info: ArtifactInfo) -> Encoding:
         tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
         Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # tokenizers raises plain ones
-        raise ArtifactError(
-            f"{folder / TOKENIZER}: does not hold a tokenizer ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise ArtifactError(f"{folder / TOKENIZER}: does not hold a tokenizer ({one_line(error)})") from None
     return info.encoding(tokenizer_json)

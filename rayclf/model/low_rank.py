@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rayclf.errors import ArtifactError
+from rayclf.errors import ArtifactError, one_line
 
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?")
 _STRANGE = ("alpha_pattern", "alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "use_qalora")
@@ -142,7 +142,7 @@ def read_layers(backbone: nn.Module, folder: Path, dtype: torch.dtype) -> dict[s
         if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
             strange.append("peft_type" if config.get("peft_type") != "LORA" else "bias")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unfit(folder, " ".join(str(error).split())[:200]) from None
+        raise _unfit(folder, one_line(error)) from None
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if (found := _TENSOR.fullmatch(name)) is None:
@@ -161,7 +161,7 @@ def read_layers(backbone: nn.Module, folder: Path, dtype: torch.dtype) -> dict[s
             scaling = alpha / (math.sqrt(len(up)) if rooted else len(up))
             layers[path] = _low_rank(module, down, up * scaling, part.get("lora_magnitude_vector"), dtype)
         except (KeyError, RuntimeError, ZeroDivisionError) as error:
-            raise _unfit(folder, f"{path}: {' '.join(str(error).split())[:200]}") from None
+            raise _unfit(folder, f"{path}: {one_line(error)}") from None
     return layers
 
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rayclf.data.tokens import Ids
-from rayclf.errors import ArtifactError
+from rayclf.errors import ArtifactError, one_line
 from rayclf.labels import Floats
 from rayclf.model.artifact import HEAD
 from rayclf.model.backbone import load_network
@@ -171,9 +171,7 @@ class AdapterBackbone:
         try:
             head.load_state_dict(safetensors.torch.load_file(folder / HEAD), strict=True)
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{folder / HEAD}: does not hold this classifier's head ({' '.join(str(error).split())[:200]})"
-            ) from None
+            raise ArtifactError(f"{folder / HEAD}: does not hold this classifier's head ({one_line(error)})") from None
         return head.eval().requires_grad_(False)
 
     def forward(self, ids: Sequence[Ids], adapters: Sequence[Adapter]) -> list[Floats]:

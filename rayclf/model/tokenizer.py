@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from rayclf.config import ModelConfig
 from rayclf.data.texts import TextSource
 from rayclf.data.tokens import Encoding
-from rayclf.errors import BackboneError, ConfigError
+from rayclf.errors import BackboneError, ConfigError, one_line
 
 _POSITIONS_AFTER_PAD = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their first position is the pad id + 1
 
@@ -20,9 +20,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the same for its files
-        raise BackboneError(
-            f"--backbone {folder}: its tokenizer cannot be loaded ({' '.join(str(error).split())[:300]})"
-        ) from None
+        raise BackboneError(f"--backbone {folder}: its tokenizer cannot be loaded ({one_line(error)})") from None
     if not tokenizer.is_fast:
         raise BackboneError(
             f"--backbone {folder}: has no fast tokenizer (tokenizer.json); convert it with Transformers"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_cause
-from rayclf.errors import ConfigError, DataError, UserError
+from rayclf.errors import ConfigError, DataError, UserError, one_line
 from rayclf.job_metrics import ScoreGauges
 from rayclf.scoring.job import ScoreJob, ScoreOptions, make_job
 from rayclf.scoring.manifest import FORMAT, Manifest
@@ -194,7 +194,7 @@ def _told(manifest: Manifest, progress: Progress) -> Iterator[None]:
         state = "stopped"
         raise
     except BaseException as error:
-        state, more = "failed", {"error": " ".join(str(error).split())[:500]}
+        state, more = "failed", {"error": one_line(error, 500)}
         raise
     finally:
         ended.set()

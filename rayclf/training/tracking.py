@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from rayclf import storage
 from rayclf.config import Config, Section
-from rayclf.errors import ConfigError
+from rayclf.errors import ConfigError, one_line
 from rayclf.training.run import Run
 
 _PACKAGES = {"tensorboard": ("tensorboardX", "tensorboardX"), "mlflow": ("mlflow", "MLflow")}
@@ -131,7 +131,7 @@ class MLflow:
             self._client = MlflowClient(tracking_uri=uri)
             self._run_id = self._start(folder, config)
         except Exception as error:
-            reason = hide_secrets(" ".join(str(error).split()))[:300]
+            reason = hide_secrets(one_line(error, None))[:300]
             raise ConfigError(f"output.track: mlflow cannot use {hide_secrets(uri)}: {reason}") from None
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
@@ -214,7 +214,7 @@ class _Forgiving:
             act(self._tracker)
         except Exception as error:
             self._tracker = None
-            what = hide_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
+            what = hide_secrets(f"{type(error).__name__}: {one_line(error, None)}")[:300]
             log.warning("output.track: %s failed and gets nothing more of this run (%s)", self._name, what)
 
 

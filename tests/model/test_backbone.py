@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,6 @@ from rayclf.model.backbone import describe, load_network
 Make = Callable[..., Made]
 Backbone = Callable[[str], Path]
 SPACE = LabelSpace(("biology", "law", "money"), ProblemType.MULTICLASS)
-
-
-def one_line(error: BaseException) -> str:
-    text = str(error)
-    assert "\n" not in text
-    return text
 
 
 # --- padding ---------------------------------------------------------------------------------------------------------
@@ -123,9 +118,8 @@ def test_lacking_weights_are_never_made_up(backbone: Backbone, architecture: str
     def drop(tensors: dict[str, torch.Tensor]) -> None:
         del tensors[max(name for name in tensors if "layer" in name or name.startswith("h."))]
 
-    with pytest.raises(BackboneError, match="its files lack 1 weights of the backbone, such as ") as caught:
+    with pytest.raises(BackboneError, match="its files lack 1 weights of the backbone, such as "):
         load_network(edited(backbone(architecture), tmp_path / "b", drop), SPACE)
-    one_line(caught.value)
 
 
 def test_weights_of_another_shape_are_never_made_up(backbone: Backbone, tmp_path: Path) -> None:
@@ -146,7 +140,7 @@ def test_damaged_weights_are_refused(write_tiny: Callable[..., Path], damage: st
         file.write_bytes(content)
     with pytest.raises(BackboneError, match="cannot be loaded") as caught:
         load_network(folder, SPACE)
-    assert str(folder) in one_line(caught.value)
+    assert str(folder) in str(caught.value)
 
 
 # --- describe --------------------------------------------------------------------------------------------------------
@@ -179,6 +173,5 @@ def test_describe_tells_the_size_without_reading_weights(backbone: Backbone, arc
 def test_config_of_another_kind_is_refused(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
     for look in (describe, lambda folder: load_network(folder, SPACE)):
-        with pytest.raises(BackboneError) as caught:
+        with pytest.raises(BackboneError, match=f"^--backbone {re.escape(str(tmp_path))}: |type 't5'"):
             look(tmp_path)
-        one_line(caught.value)

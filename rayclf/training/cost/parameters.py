@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rayclf.config import LoraConfig
-from rayclf.errors import BackboneError
+from rayclf.errors import BackboneError, one_line
 from rayclf.model.adapters import add_lora
 from rayclf.model.network import Network
 
@@ -81,10 +81,6 @@ class Shape:
         return self.head + {"full": self.backbone, "head": 0}.get(method, self.adapters)
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def read_shape(folder: Path, labels: int, lora: LoraConfig | None = None) -> Shape:
     """The shape of the backbone in ``folder`` under a head for ``labels`` outputs, with the adapters of ``lora``.
 
@@ -99,7 +95,7 @@ def read_shape(folder: Path, labels: int, lora: LoraConfig | None = None) -> Sha
         raise
     except Exception as error:  # whatever Transformers makes of a config that it does not like
         raise BackboneError(
-            f"--backbone {folder}: not one that Transformers can put a classifier on ({_line(error)})"
+            f"--backbone {folder}: not one that Transformers can put a classifier on ({one_line(error)})"
         ) from None
     return shape_of(network, lora)
 

@@ -12,7 +12,7 @@ from typing import Any
 from rayclf import errors
 from rayclf.cluster import connect, cores, is_own
 from rayclf.config import Config
-from rayclf.errors import ConfigError, RayclfError
+from rayclf.errors import ConfigError, RayclfError, one_line
 from rayclf.metrics import LOWER_IS_BETTER, metrics_of
 from rayclf.model.backbone_files import local_folder
 from rayclf.own_metrics import check_choice, find_choice, load_metrics
@@ -97,7 +97,7 @@ def tune(
         dataset = found.write(folder / "data", settings, on_event)
         state = _run(board, dataset.folder, rows["train"], each, concurrent, minutes, on_event)
     except BaseException as error:
-        board.write(state="failed", error=" ".join(str(error).split()) or type(error).__name__)
+        board.write(state="failed", error=one_line(error, 500))
         raise
     if board.winner is None:
         board.finish("failed")
