@@ -42,6 +42,7 @@ from rayclf.training.head_rows import first_rows, steps_to_read
 from rayclf.training.job import Job
 from rayclf.training.losses import TrainingLoss
 from rayclf.training.optimizer import rate_at
+from rayclf.training.preemption import Preemption
 from rayclf.training.step import StepResult, micro_batches, train_step
 from rayclf.training.strategies import make_strategy
 
@@ -80,7 +81,7 @@ class Worker:
         self.tokenizer = load_tokenizer(self._source)
         self.evaluator = Evaluator(job, self.dataset, self.rank, self.world)
         self._asked = job.journal.stopping.remote()
-        self._leaving = False
+        self._preemption, self._ask = Preemption(), False
 
     @property
     def _source(self) -> Path:
@@ -188,7 +189,7 @@ class Worker:
             result, rate = self._step(batch)
             done += result.rows
             self._log(result, rate, done / (time.perf_counter() - started))
-            stop, leaving = result.signals
+            stop, leaving, self._ask = result.signals
             if self._after_step(stop, leaving):
                 return stop
         self._read_ahead()
@@ -206,7 +207,7 @@ class Worker:
             learning_rate=rate,
             device=self.device,
             bf16=self.precision == "bf16",
-            signals=(self._told_to_stop(), self._node_leaves()),
+            signals=(self._told_to_stop(), self._preemption.news(self._ask), self._preemption.due()),
         )
         self.progress = replace(self.progress, step=step + 1, finished=step + 1 == self.job.steps)
         return result, rate
@@ -218,12 +219,6 @@ class Worker:
         answer = bool(ray.get(self._asked))
         self._asked = self.job.journal.stopping.remote()
         return answer
-
-    def _node_leaves(self) -> bool:
-        """Whether a node of the group is about to be taken away, which is news once."""
-        told = not self._leaving and ray.train.get_preemption_info() is not None
-        self._leaving = self._leaving or told
-        return told
 
     def _after_step(self, stop: bool, leaving: bool) -> bool:
         """Evaluate and write a checkpoint where one is due; true when no step is to follow."""
