@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
@@ -74,6 +74,21 @@ def local_path(path: str | os.PathLike[str], what: str) -> Path:
     if "://" in text and not text.startswith("file://"):
         raise UserError(f"{what} {shown(text)}: must be a local path; copy it here first")
     return Path(resolve(text)[1])
+
+
+def keep_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Raise OutputError when one of the ``inputs``, globs too, would be deleted with the folder ``output``."""
+    filesystem, folder = resolve(output)
+    local = filesystem.type_name == "local"
+    for path in inputs:
+        if path is None:
+            continue
+        other, inner = resolve(path)
+        one, place = (os.path.realpath(inner), os.path.realpath(folder)) if local else (inner, folder)
+        if filesystem == other and PurePosixPath(one).is_relative_to(place):
+            raise OutputError(
+                f"{shown(output)}: holds {shown(path)}, which --overwrite would delete; choose another --output"
+            )
 
 
 def kind(path: str | os.PathLike[str]) -> str:

@@ -111,7 +111,7 @@ def prepare(
     }
     overrides = collect(set_, flags)
     asks = _has_terminal() and not yes and not json
-    check_output(output, load_config(config, overrides).output.overwrite)
+    check_output(output, load_config(config, overrides).output.overwrite, (data, test))
     questions = Questions(data, config, asks=asks, defaults=yes)
     while True:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -59,7 +59,7 @@ def prepare(
     when writing fails.
     """
     settings = config if isinstance(config, Config) else load_config(config, overrides or {})
-    place = check_output(output, settings.output.overwrite)
+    place = check_output(output, settings.output.overwrite, (data, test))
     plan = plan_parts(data, settings, held_out=test is None)
     given = survey_test(test, plan.found, settings) if test is not None else None
     on_event({"kind": "plan", "plan": plan, "test": given})
@@ -80,8 +80,11 @@ def _clear(place: str) -> None:
             filesystem.delete_dir(inner)
 
 
-def check_output(output: str | os.PathLike[str], overwrite: bool) -> str:
-    """The place of a new data set; raises OutputError when it holds something else, or one and not ``overwrite``."""
+def check_output(
+    output: str | os.PathLike[str], overwrite: bool, inputs: Iterable[str | os.PathLike[str] | None]
+) -> str:
+    """The place of a new data set; raises OutputError when it holds something else, or one and not ``overwrite``, or
+    with that one of the ``inputs``."""
     place = os.fspath(output)
     kind = storage.kind(place)
     if kind == "file":
@@ -91,6 +94,7 @@ def check_output(output: str | os.PathLike[str], overwrite: bool) -> str:
             raise OutputError(f"{shown(place)}: exists and is not a prepared data set; choose another --output")
         if not overwrite:
             raise OutputError(f"{shown(place)}: exists; choose another --output or add --overwrite")
+        storage.keep_inputs(place, inputs)
     return place
 
 

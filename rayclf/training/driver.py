@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from rayclf.training.plan import (
     plan_model,
     resolve_settings,
 )
-from rayclf.training.resume import check_same, go_on, interrupted, prepared_folder
-from rayclf.training.run import Run, check_place, create_run, now
+from rayclf.training.resume import check_idle, check_same, go_on, interrupted, prepared_folder
+from rayclf.training.run import Run, check_place, create_run, is_run, now
 from rayclf.training.tracking import check_trackers
 
 Event = dict[str, Any]
@@ -77,7 +78,10 @@ def train(
     check_choice(settings.train.metric, own)
     check_trackers(settings.output.track)
     local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
-    folder = check_place(output, settings.output.overwrite) if earlier is None else earlier.folder
+    folder = check_place(output, settings.output.overwrite, (data, test)) if earlier is None else earlier.folder
+    if earlier is None and is_run(folder):
+        with suppress(ValueError, KeyError):  # a status that cannot be read is nobody's
+            check_idle(Run(folder), output)
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
     check_room(own, max(counts.rows for counts in found.counts.values()), len(found.space))
@@ -110,24 +114,24 @@ def train(
         run.write_status(
             state="running", pid=os.getpid(), error=None, ended=None, resumed=run.status.get("resumed", 0) + 1
         )
-    run.write_status(workers=cluster.most, strategy=cluster.strategy)
-    on_event(
-        {
-            "kind": "start",
-            "backbone": plan.info.backbone.id,
-            "tuning": plan.tuning,
-            "max_length": plan.info.max_length,
-            "asked_length": settings.model.max_length,
-            "parameters": plan.parameters,
-            "workers": cluster.most,
-            "strategy": cluster.strategy,
-            "steps": settings.train.epochs * -(-rows["train"] // settings.train.batch_size),
-        }
-    )
-    from rayclf.training.fit import fit
-    from rayclf.training.journal import open_journal
-
     try:
+        run.write_status(workers=cluster.most, strategy=cluster.strategy)
+        on_event(
+            {
+                "kind": "start",
+                "backbone": plan.info.backbone.id,
+                "tuning": plan.tuning,
+                "max_length": plan.info.max_length,
+                "asked_length": settings.model.max_length,
+                "parameters": plan.parameters,
+                "workers": cluster.most,
+                "strategy": cluster.strategy,
+                "steps": settings.train.epochs * -(-rows["train"] // settings.train.batch_size),
+            }
+        )
+        from rayclf.training.fit import fit
+        from rayclf.training.journal import open_journal
+
         with beating(run.folder):
             dataset = found.write(run.folder, settings, on_event)
             weights = label_weights(settings.train.class_weights, found.counts["train"], found.space)

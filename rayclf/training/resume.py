@@ -26,11 +26,16 @@ def interrupted(output: str | os.PathLike[str]) -> Run | None:
     if not is_run(folder):
         return None
     run = Run(folder)
+    check_idle(run, output)
+    return run
+
+
+def check_idle(run: Run, output: str | os.PathLike[str]) -> None:
+    """Raise OutputError, which names the folder as ``output``, while another process is at the run."""
     status = run.status
     if status["state"] == "running" and _trains(run, status["host"], status["pid"]):
         where = f"process {status['pid']} on {status['host']}"
         raise OutputError(f"{os.fspath(output)}: {where} is training there; stop it first")
-    return run
 
 
 def _trains(run: Run, host: str, pid: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,14 +102,18 @@ def place_for(output: str | os.PathLike[str], what: str) -> Path:
     return folder
 
 
-def check_place(output: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The folder for a new run; raises OutputError when it holds something else, or a run and not ``overwrite``."""
+def check_place(
+    output: str | os.PathLike[str], overwrite: bool, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> Path:
+    """The folder for a new run; raises OutputError when it holds something else, or a run and not ``overwrite``, or
+    with that run one of the ``inputs``."""
     folder = place_for(output, "run")
     if folder.is_dir() and any(folder.iterdir()):
         if not is_run(folder):
             raise OutputError(f"{os.fspath(output)}: exists and is not a run; choose another --output")
         if not overwrite:
             raise OutputError(f"{os.fspath(output)}: holds a run already; choose another --output or pass --overwrite")
+        storage.keep_inputs(output, inputs)
     return folder
 
 

@@ -259,6 +259,12 @@ def test_places_that_cannot_be_written(made, tmp_path):
     (tmp_path / "taken" / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="not a prepared data set"):
         made(rows_of(30), "taken", output__overwrite=True)
+    mine = tmp_path / "again" / "mine.jsonl"
+    made(rows_of(30), "again")
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match="which --overwrite would delete"):
+        prepare(mine, tmp_path / "again", overrides={"output.overwrite": True})
+    assert mine.read_text() == "mine"
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
         made(rows_of(30), "file")

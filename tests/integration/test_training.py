@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -192,6 +193,18 @@ def test_an_existing_run_is_not_overwritten(run: rayclf.Run, few_messages: Path)
     with pytest.raises(OutputError, match="--overwrite"):
         rayclf.train(few_messages, run.folder)
     assert run.status == before
+
+
+def test_a_run_that_is_stopped_before_its_workers_start_says_so(
+    cluster: None, few_messages: Path, backbone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "start":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rayclf.train(few_messages, tmp_path / "run", backbone=str(backbone("bert")), on_event=stop)
+    assert rayclf.Run(tmp_path / "run").status["state"] == "stopped"
 
 
 def test_more_workers_than_cpus_are_refused_at_once(

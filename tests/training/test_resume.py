@@ -13,6 +13,7 @@ from rayclf.config_file import load_config
 from rayclf.errors import ConfigError, OutputError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.storage import write_json
+from rayclf.training.driver import train
 from rayclf.training.heartbeat import HEARTBEAT, beating, is_heard
 from rayclf.training.resume import check_same, go_on, interrupted
 from rayclf.training.run import Run, create_run
@@ -44,6 +45,9 @@ def test_a_run_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
     run.write_status(pid=os.getppid())
     with pytest.raises(OutputError, match=rf"process {os.getppid()} on \S+ is training there"):
         interrupted(tmp_path / "x")
+    with pytest.raises(OutputError, match="is training there"):
+        train(tmp_path / "a.csv", run.folder, overrides={"output.overwrite": True})
+    assert run.folder.is_dir()
     run.write_status(host="another")  # whose processes cannot be seen from here, and this one gave no sign of life
     assert interrupted(tmp_path / "x") == run
 

@@ -108,3 +108,16 @@ def test_places(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         check_place(old.folder, overwrite=False)
     assert create_run(check_place(old.folder, overwrite=True), Config(), SPACE, {}).events == []
+
+
+def test_what_is_to_be_read_is_not_overwritten(tmp_path: Path) -> None:
+    old = create_run(tmp_path / "run", Config(), SPACE, {})
+    (tmp_path / "link").symlink_to(old.folder)
+    for path in (old.folder, old.folder / "mine.csv", tmp_path / "run" / "*.csv", tmp_path / "link" / "mine.csv"):
+        with pytest.raises(OutputError, match="which --overwrite would delete"):
+            check_place(old.folder, True, (tmp_path / "x.csv", path))
+    for place in ("run2/mine.csv", "x.csv", "other/run/mine.csv"):
+        assert (
+            check_place(old.folder, True, (tmp_path / place, None, "s3://bucket/run/x.csv?region=eu-west-1"))
+            == old.folder
+        )

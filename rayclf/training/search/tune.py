@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rayclf import errors
+from rayclf import errors, storage
 from rayclf.cluster import connect, cores, is_own
 from rayclf.config import Config
 from rayclf.errors import ConfigError, RayclfError, one_line
@@ -62,6 +62,8 @@ def tune(
     space = read_space(given, settings)
     local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
     folder = check_place(output, settings.output.overwrite)
+    if settings.output.overwrite:
+        storage.keep_inputs(output, (data, test))
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
     check_loss(settings.train.loss, found.space.problem_type)
