@@ -7,9 +7,11 @@ import os
 import socket
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import pyarrow.csv
@@ -54,10 +56,15 @@ def write_corpus(folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """A port on the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on the loopback address that nobody listens on now.
+
+    Below those that the system hands out by itself (on Linux from 32768), which Ray's many processes take all the time.
+    """
+    for port in SystemRandom().sample(range(20_000, 32_768), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise UserError("127.0.0.1: no port from 20000 to 32767 seems to be free")
 
 
 def ask(url: str, text: str) -> dict[str, Any]:
