@@ -86,6 +86,7 @@ def train(
     check_choice(settings.train.metric, own, metrics_of(found.space))
     check_room(own, max(counts.rows for counts in found.counts.values()), len(found.space))
     check_loss(settings.train.loss, found.space.problem_type)
+    weights = label_weights(settings.train.class_weights, found.counts["train"], found.space)
     if settings.evaluation.patience is not None and "validation" not in found.counts:
         raise ConfigError(
             "evaluation.patience: there are no validation rows to watch; set data.validation, or leave it out"
@@ -134,7 +135,6 @@ def train(
 
         with beating(run.folder):
             dataset = found.write(run.folder, settings, on_event)
-            weights = label_weights(settings.train.class_weights, found.counts["train"], found.space)
             multiclass = found.space.problem_type is ProblemType.MULTICLASS
             job = Job(
                 config=resolved.model_copy(

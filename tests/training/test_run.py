@@ -11,8 +11,10 @@ import pytest
 
 from rayclf.config import Config
 from rayclf.config_file import load_config
-from rayclf.errors import OutputError
+from rayclf.demo.lessons import data_file
+from rayclf.errors import OutputError, UserError
 from rayclf.labels import LabelSpace, ProblemType
+from rayclf.training.driver import train
 from rayclf.training.journal import Journal
 from rayclf.training.run import Run, check_place, create_run
 
@@ -108,6 +110,18 @@ def test_places(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         check_place(old.folder, overwrite=False)
     assert create_run(check_place(old.folder, overwrite=True), Config(), SPACE, {}).events == []
+
+
+def test_a_mistake_in_the_command_does_not_cost_the_old_run(tmp_path: Path) -> None:
+    old = create_run(tmp_path / "run", Config(), SPACE, {})
+    old.write_status(state="done")
+    with pytest.raises(UserError, match=r"train\.class_weights: no label 'physic'; did you mean 'physics'"):
+        train(
+            data_file("questions.csv"),
+            old.folder,
+            overrides={"train.class_weights": {"physic": 2}, "output.overwrite": True},
+        )
+    assert old.status["state"] == "done"
 
 
 def test_what_is_to_be_read_is_not_overwritten(tmp_path: Path) -> None:
