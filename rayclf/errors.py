@@ -73,6 +73,10 @@ class StorageError(UserError):
     """A disk or an object store refuses, cannot be reached, or has no such bucket."""
 
 
+class DamagedFileError(UserError, ValueError):
+    """A file of rayclf's own that is no longer what was written; a ValueError too, as that of whatever parsed it."""
+
+
 class OutputError(UserError):
     """The output place cannot be used."""
 

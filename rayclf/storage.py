@@ -24,7 +24,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyarrow import fs
 
-from rayclf.errors import OutputError, StorageError, UserError
+from rayclf.errors import DamagedFileError, OutputError, StorageError, UserError, one_line
 from rayclf.storage_errors import FULL, failure, failures, no_bucket, redacted, scheme, shown
 
 # What every address gets unless it says otherwise. S3: one request instead of three for each object under 10 MB.
@@ -270,7 +270,7 @@ def plain(value: Any) -> Any:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The parsed JSON file; raises FileNotFoundError, StorageError, or ValueError when it is not JSON."""
+    """The parsed JSON file; raises FileNotFoundError, StorageError, or DamagedFileError when it is not JSON."""
     filesystem, inner = resolve(path)
     with failures(path):
         try:
@@ -279,7 +279,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         except FileNotFoundError:
             _check_bucket(path, filesystem, inner)
             raise
-    return json.loads(content)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        told = f"damaged, not JSON ({one_line(error)}); put it back from a copy"
+        raise DamagedFileError(f"{shown(path)}: {told}") from None
 
 
 def sha256(path: Path) -> str:

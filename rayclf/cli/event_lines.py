@@ -48,6 +48,10 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return f"evaluation {when} on {event['part']} rows: {metrics_line(event)}"
         case "waiting":
             return f"no worker has begun: needed {event['needed']}; free {event['free']}"
+        case "damaged checkpoints":
+            return f"damaged or gone, so passed over: {', '.join(event['names'])}"
+        case "put back":
+            return "no step was made: the run that was to be overwritten is in its place again"
         case "resumed":
             return f"going on after step {max(0, event['step'])}"
         case "done before":

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from rayclf import storage
+from rayclf.data.formats import PARQUET_ERRORS, first_line
 from rayclf.data.texts import TextSource
 from rayclf.data.weights import LabelCounts
-from rayclf.errors import DataError, LabelError, one_line
+from rayclf.errors import DamagedFileError, DataError, LabelError, one_line
 from rayclf.labels import LabelSpace
-from rayclf.storage_errors import shown
+from rayclf.storage_errors import failure, shown
+
+T = TypeVar("T")
 
 RECORD = "dataset.json"
 LABELS = "labels.json"
@@ -98,15 +102,8 @@ class Dataset:
         """
         if "://" not in os.fspath(folder):
             folder = storage.resolve(folder)[1]
-        place = storage.join(folder, RECORD)
-        try:
-            record = DatasetRecord.model_validate(storage.read_json(place))
-            space = LabelSpace.from_json(storage.read_json(storage.join(folder, LABELS)))
-        except (ValidationError, ValueError, KeyError, TypeError, OSError, LabelError) as error:
-            reason = one_line(error)
-            raise DataError(
-                f"{shown(place)}: damaged, or written by a later rayclf ({reason}); prepare the data again"
-            ) from None
+        record = _load(storage.join(folder, RECORD), DatasetRecord.model_validate)
+        space = _load(storage.join(folder, LABELS), LabelSpace.from_json)
         return cls(os.fspath(folder), record, space)
 
     @property
@@ -127,8 +124,7 @@ class Dataset:
     def batches(self, part: str, rows: int = 8192) -> Iterator[pa.Table]:
         """The part's canonical rows in order, a few at a time."""
         for path in self.files(part):
-            filesystem, inner = storage.resolve(path)
-            with pq.ParquetFile(inner, filesystem=filesystem) as file:
+            with _opened(path) as file:
                 for batch in file.iter_batches(batch_size=rows):
                     yield pa.Table.from_batches([batch])
 
@@ -143,10 +139,33 @@ class Dataset:
         return pa.concat_tables(pieces).combine_chunks()
 
 
+def _load(place: str, make: Callable[[Any], T]) -> T:
+    """What the JSON file at ``place`` stands for; raises DataError when it is damaged."""
+    try:
+        return make(storage.read_json(place))
+    except DamagedFileError as error:
+        raise DataError(f"{error}, or prepare the data again") from None
+    except (ValueError, KeyError, TypeError, OSError, LabelError) as error:
+        told = f"damaged, or written by a later rayclf ({one_line(error)}); prepare the data again"
+        raise DataError(f"{shown(place)}: {told}") from None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of a part; raises DataError when it is gone or damaged, StorageError as its storage fails."""
+    filesystem, inner = storage.resolve(path)
+    try:
+        with pq.ParquetFile(inner, filesystem=filesystem) as file:
+            yield file
+    except PARQUET_ERRORS as error:
+        if "://" in path and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise failure(path, error) from None
+        raise DataError(f"{shown(path)}: gone or damaged ({first_line(error)}); prepare the data again") from None
+
+
 def _read_rows(path: str, start: int, stop: int) -> pa.Table:
     """Rows ``start`` to ``stop`` of a Parquet file, of which only the row groups that hold them are read."""
-    filesystem, inner = storage.resolve(path)
-    with pq.ParquetFile(inner, filesystem=filesystem) as file:
+    with _opened(path) as file:
         groups: list[int] = []
         skipped = first = 0
         for group in range(file.num_row_groups):

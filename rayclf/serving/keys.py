@@ -113,7 +113,7 @@ class KeyStore:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             what = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}"
-        except (ValueError, RecursionError):
+        except ValueError:
             what = "not JSON"
         raise StorageError(f"{shown(self.path)}: not a store of keys ({what}); mend it or move it away")
 

@@ -9,6 +9,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from rayclf import storage
+from rayclf.training.checkpoints import is_whole
 from rayclf.training.run import Run
 
 CHECKPOINTS = "checkpoints"
@@ -33,16 +34,26 @@ class CopyList(UserCallback):  # type: ignore[misc]  # Ray's class is untyped
             file.write((folder / _LIST).read_bytes())
 
 
-def mend_list(run: Run) -> None:
-    """Put the copy in the place of a list that was written in part; without one, training begins anew."""
+def mend_list(run: Run) -> list[str]:
+    """Make the list one that training can go on from: the copy takes the place of one that was written in part, and
+    checkpoints that are damaged or gone, whose names are returned, are taken off. With none left, training begins anew.
+    """
     folder = run.folder / CHECKPOINTS
-    if not (folder / _LIST).exists() or _read(folder / _LIST) is not None:
-        return
-    if _read(folder / _COPY) is None:
-        (folder / _LIST).unlink()
-        return
-    with storage.write_whole(folder / _LIST) as file:
-        file.write((folder / _COPY).read_bytes())
+    if not (folder / _LIST).exists():
+        return []
+    found = _read(folder / _LIST) or _read(folder / _COPY) or {}
+    numbered = list(zip(found.get("checkpoint_results", ()), found.get("checkpoint_report_indices", ()), strict=True))
+    whole = [one for one in numbered if is_whole(folder / one[0]["checkpoint_dir_name"])]
+    if whole:
+        latest, _ = max(whole, key=lambda one: one[1])
+        results, indices = (list(column) for column in zip(*whole, strict=True))
+        mended = {"checkpoint_results": results, "checkpoint_report_indices": indices}
+        storage.write_json(folder / _LIST, found | mended | {"latest_checkpoint_result": latest})
+    else:
+        for name in (_LIST, _COPY):
+            (folder / name).unlink(missing_ok=True)
+    kept = [record for record, _ in whole]
+    return [record["checkpoint_dir_name"] for record, _ in numbered if record not in kept]
 
 
 def prune_checkpoints(run: Run) -> None:

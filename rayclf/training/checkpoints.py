@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rayclf import storage
+from rayclf.errors import UserError
+from rayclf.model.info import read_info
 from rayclf.training.strategies import OptimizerState
 
 # The rank of a checkpoint that was not evaluated, or to a metric that is not a number: below all others, and finite,
@@ -48,6 +51,27 @@ def save_state(folder: Path, optimizer: OptimizerState, progress: Progress) -> N
     tensors = {f"{key}:{name}": value for name, values in optimizer.items() for key, value in values.items()}
     safetensors.torch.save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "state.safetensors")
     storage.write_json(folder / "state.json", asdict(progress))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint can be gone on from: nothing of it is missing or cut short.
+
+    Of tensors only the headers are read, which tell how long each file must be: a power cut or a copy that was broken
+    off leaves shorter ones.
+    """
+    try:
+        load_progress(folder)
+        artifact = folder / "artifact"
+        files = [folder / "state.safetensors", *(artifact / name for name in read_info(artifact).files)]
+        for file in files:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "np"):
+                    pass
+            elif not file.is_file():
+                return False
+    except (OSError, UserError, TypeError, SafetensorError):
+        return False
+    return True
 
 
 def load_progress(folder: Path) -> Progress:

@@ -22,6 +22,7 @@ from rayclf.own_metric_state import check_room
 from rayclf.own_metrics import check_choice, load_metrics
 from rayclf.training.heartbeat import beating
 from rayclf.training.job import Job
+from rayclf.training.place import check_place, discard, put_back, set_aside
 from rayclf.training.plan import (
     ModelPlan,
     TrainingData,
@@ -32,8 +33,8 @@ from rayclf.training.plan import (
     plan_model,
     resolve_settings,
 )
-from rayclf.training.resume import check_idle, check_same, go_on, interrupted, prepared_folder
-from rayclf.training.run import Run, check_place, create_run, is_run, now
+from rayclf.training.resume import check_same, go_on, interrupted, prepared_folder
+from rayclf.training.run import Run, create_run, now
 from rayclf.training.tracking import check_trackers
 
 Event = dict[str, Any]
@@ -77,11 +78,8 @@ def train(
     own = load_metrics(settings.evaluation.metrics)
     check_choice(settings.train.metric, own)
     check_trackers(settings.output.track)
-    local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
-    folder = check_place(output, settings.output.overwrite, (data, test)) if earlier is None else earlier.folder
-    if earlier is None and is_run(folder):
-        with suppress(ValueError, KeyError):  # a status that cannot be read is nobody's
-            check_idle(Run(folder), output)
+    base = local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
+    folder = check_place(output, settings.output.overwrite, (data, test, base)) if earlier is None else earlier.folder
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
     check_room(own, max(counts.rows for counts in found.counts.values()), len(found.space))
@@ -109,12 +107,19 @@ def train(
             "backbone": plan.info.backbone.id,
             "epochs": settings.train.epochs,
         }
+        set_aside(folder)
         run = create_run(folder, resolved, found.space, facts)
     else:
         run = earlier
         run.write_status(
             state="running", pid=os.getpid(), error=None, ended=None, resumed=run.status.get("resumed", 0) + 1
         )
+
+    def tell(event: Event) -> None:
+        if event["kind"] == "step":
+            discard(run.folder)
+        on_event(event)
+
     try:
         run.write_status(workers=cluster.most, strategy=cluster.strategy)
         on_event(
@@ -151,16 +156,23 @@ def train(
                 prior=None if multiclass else prior_logits(found.counts["train"], weights),
                 own=own,
             )
-            fit(run, job, cluster, on_event)
+            fit(run, job, cluster, tell)
     except BaseException as error:
-        if isinstance(error, UserError) and earlier is None and not run.reached:
-            # A mistake that only the workers could find: mended, the same command finds its place free.
-            shutil.rmtree(run.folder, ignore_errors=True)
-            raise
+        if not run.reached:
+            if put_back(run.folder):
+                with suppress(OSError, SystemExit):  # of a terminal that has gone; SystemExit is rich's
+                    on_event({"kind": "put back"})
+                raise
+            if isinstance(error, UserError) and earlier is None:
+                # A mistake that only the workers could find: mended, the same command finds its place free.
+                shutil.rmtree(run.folder, ignore_errors=True)
+                raise
+        discard(run.folder)
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # Ctrl-C, or a terminal that has gone
         told = {"state": "stopped" if stopped else "failed", "error": None if stopped else str(error)}
         run.write_status(**told, **run.reached, ended=now())
         raise
+    discard(run.folder)
     run.write_status(state="done", **run.reached, ended=now())
     return run
 

@@ -34,7 +34,8 @@ Event = dict[str, Any]
 
 def fit(run: Run, job: Job, cluster: Cluster, on_event: Callable[[Event], None]) -> None:
     """Train, and put the artifact, its metrics and the report into the run folder."""
-    mend_list(run)
+    if damaged := mend_list(run):
+        on_event({"kind": "damaged checkpoints", "names": damaged})
     prune_checkpoints(run)
     trackers = [*open_trackers(job.config.output.track, run.folder, job.config), TrainGauges(run=str(run.folder))]
     state = "failed"

@@ -21,12 +21,16 @@ _FREE = {
 
 
 def interrupted(output: str | os.PathLike[str]) -> Run | None:
-    """The run in ``output``, None when there is none; raises OutputError while another process is at it."""
+    """The run in ``output``, None when there is none.
+
+    Raises OutputError while another process is at it, UserError when what it has on record cannot be read.
+    """
     folder = storage.local_path(output, "--output")
     if not is_run(folder):
         return None
     run = Run(folder)
     check_idle(run, output)
+    _ = run.config, run.lines  # read in vain, so that damage is told before anything is done
     return run
 
 

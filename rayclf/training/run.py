@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,8 @@ import yaml
 
 from rayclf import storage
 from rayclf.config import Config
-from rayclf.errors import OutputError
+from rayclf.config_file import load_config
+from rayclf.errors import ConfigError, DamagedFileError, one_line
 from rayclf.labels import LabelSpace
 
 NOTHING = -1  # the step that training resumes after when it begins again: not even the evaluation at step 0 counts
@@ -42,8 +42,14 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The settings that the run began with, what was left open filled in."""
-        return Config.model_validate(yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
+        """The settings that the run began with, what was left open filled in; raises ConfigError when they are not
+        whole."""
+        place = self.folder / "config.yaml"
+        config = load_config(place)
+        for name in Config.model_fields:
+            if name not in config.model_fields_set:
+                raise ConfigError(f"{place}: damaged, no section '{name}'; put it back from a copy")
+        return config
 
     @property
     def status(self) -> dict[str, Any]:
@@ -57,10 +63,21 @@ class Run:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """All whole lines of ``metrics.jsonl``: steps, evaluations, and where training was resumed."""
+        """All whole lines of ``metrics.jsonl``: steps, evaluations, and where training was resumed.
+
+        Raises DamagedFileError for one that is not JSON.
+        """
         file = self.folder / "metrics.jsonl"
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        content = file.read_bytes() if file.exists() else b""
+        found = []
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            if line.endswith(b"\n"):
+                try:
+                    found.append(json.loads(line))
+                except ValueError as error:
+                    told = f"line {number} is damaged, not JSON ({one_line(error)}); delete it"
+                    raise DamagedFileError(f"{file}: {told}") from None
+        return found
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -90,42 +107,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def place_for(output: str | os.PathLike[str], what: str) -> Path:
-    """The local folder that ``--output`` names for ``what``; raises OutputError when it cannot be made there."""
-    folder = storage.local_path(output, "--output")
-    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
-    if not os.path.isdir(there):
-        which = "" if there == folder else f"{there} "
-        raise OutputError(f"{os.fspath(output)}: {which}is a file; --output must name a folder for the {what}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"{os.fspath(output)}: {there} may not be written to; choose another --output")
-    return folder
-
-
-def check_place(
-    output: str | os.PathLike[str], overwrite: bool, inputs: Iterable[str | os.PathLike[str] | None] = ()
-) -> Path:
-    """The folder for a new run; raises OutputError when it holds something else, or a run and not ``overwrite``, or
-    with that run one of the ``inputs``."""
-    folder = place_for(output, "run")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not is_run(folder):
-            raise OutputError(f"{os.fspath(output)}: exists and is not a run; choose another --output")
-        if not overwrite:
-            raise OutputError(f"{os.fspath(output)}: holds a run already; choose another --output or pass --overwrite")
-        storage.keep_inputs(output, inputs)
-    return folder
-
-
 def is_run(folder: Path) -> bool:
     """Whether ``folder`` holds a run, in whatever state."""
     return (folder / "config.yaml").is_file() and (folder / "status.json").is_file()
 
 
 def create_run(folder: Path, config: Config, space: LabelSpace, facts: Mapping[str, Any]) -> Run:
-    """Lay out the folder of a new run, in the place of an old one; :func:`check_place` has been asked before."""
-    if folder.is_dir() and is_run(folder):
-        shutil.rmtree(folder)
+    """Lay out the folder of a new run, which is empty or missing."""
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
     with storage.write_whole(folder / "config.yaml") as file:

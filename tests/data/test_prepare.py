@@ -3,6 +3,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -292,11 +293,22 @@ def test_shares_that_leave_nothing(made):
 
 def test_damaged_records(made, tmp_path):
     made(rows_of(30))
-    record = tmp_path / "out" / "dataset.json"
-    for content in ("", "{}", "[]", record.read_text().replace('"format": 1', '"format": 9')):
-        record.write_text(content)
-        with pytest.raises(DataError, match=r"dataset\.json: damaged, or written by a later rayclf"):
-            Dataset.open(tmp_path / "out")
+    later = (tmp_path / "out" / "dataset.json").read_text().replace('"format": 1', '"format": 9')
+    for name, contents in (("labels.json", ("{", "{}", "[]")), ("dataset.json", ("", "{}", "[]", later))):
+        for content in contents:
+            (tmp_path / "out" / name).write_text(content)
+            with pytest.raises(DataError, match=rf"{name}: damaged, .*prepare the data again"):
+                Dataset.open(tmp_path / "out")
+
+
+@pytest.mark.parametrize("left", [0, 100, None])
+def test_a_damaged_part_is_told_by_its_file(made, left):
+    dataset = made(rows_of(30))
+    (file,) = map(Path, dataset.files("train"))
+    file.unlink() if left is None else file.write_bytes(file.read_bytes()[:left])
+    for read in (dataset.read, lambda part: list(dataset.batches(part))):
+        with pytest.raises(DataError, match=rf"{file.name}: gone or damaged \(.+\); prepare the data again"):
+            read("train")
 
 
 def test_slices_of_a_part(made):

@@ -19,8 +19,11 @@ import ray
 from cpus import wait_for_cpus
 
 import rayclf
+from rayclf.config import Config
 from rayclf.demo.lessons import data_file
 from rayclf.errors import ConfigError, RayclfError
+from rayclf.labels import LabelSpace, ProblemType
+from rayclf.training.run import create_run
 
 DATA = data_file("questions.csv")
 SETTINGS: dict[str, Any] = {
@@ -126,11 +129,46 @@ def test_a_stop_waits_for_a_checkpoint_and_more_workers_go_on(
     assert (run.folder / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_damaged_checkpoint_is_passed_over(undisturbed: rayclf.Run, source: str, tmp_path: Path) -> None:
+    """As a power cut leaves one that was on its way to the disk."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    run = rayclf.Run(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        rayclf.train(
+            DATA, run.folder, backbone=source, overrides=SETTINGS | {"train.keep_checkpoints": 2}, on_event=At(5, stop)
+        )
+    saved = {json.loads(file.read_text())["step"]: file.parent for file in run.folder.glob("checkpoints/*/state.json")}
+    last = saved.pop(max(saved))
+    os.truncate(last / "state.safetensors", 1000)
+    told: list[dict[str, Any]] = []
+    rayclf.train(DATA, run.folder, backbone=source, resume=True, on_event=told.append)
+    assert {"kind": "damaged checkpoints", "names": [last.name]} in told
+    assert [line["step"] for line in run.lines if line["kind"] == "resumed"] == [max(saved)]
+    equal(run, undisturbed)
+
+
 def test_a_mistake_that_is_found_late_leaves_nothing(cluster: None, source: str, tmp_path: Path) -> None:
     lora = {"model.method": "lora", "model.lora.target_modules": ["nowhere"]}
     with pytest.raises(ConfigError, match="nowhere"):
         rayclf.train(DATA, tmp_path / "run", backbone=source, overrides=SETTINGS | lora)
     assert not (tmp_path / "run").exists()
+    old = create_run(tmp_path / "old", Config(), LabelSpace(("a", "b"), ProblemType.MULTICLASS), {})
+    old.write_status(state="done")
+    before, told = old.status, []
+    with pytest.raises(ConfigError, match="nowhere"):
+        rayclf.train(
+            DATA,
+            old.folder,
+            backbone=source,
+            overrides=SETTINGS | lora | {"output.overwrite": True},
+            on_event=told.append,
+        )
+    assert old.status == before
+    assert told[-1] == {"kind": "put back"}
+    assert {file.name for file in old.folder.iterdir()} == {"config.yaml", "labels.json", "status.json"}
 
 
 def test_a_second_ctrl_c_leaves_what_may_be_being_written(cluster: None, source: str, tmp_path: Path) -> None:

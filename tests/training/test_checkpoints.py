@@ -15,7 +15,7 @@ from rayclf.model.artifact import load_weights, save_artifact
 from rayclf.model.backbone import load_network
 from rayclf.model.engine import Classifier
 from rayclf.model.network import Network
-from rayclf.training.checkpoints import Progress, load_optimizer_state, load_progress, save_state
+from rayclf.training.checkpoints import Progress, is_whole, load_optimizer_state, load_progress, save_state
 from rayclf.training.losses import TrainingLoss
 from rayclf.training.step import micro_batches, train_step
 from rayclf.training.strategies import Replicated
@@ -116,3 +116,20 @@ def test_progress_knows_the_best_and_how_long_ago_it_was() -> None:
     assert told == [(0.5, 0), (0.5, 1), (0.5, 2), (0.5, 3), (0.6, 0), (0.6, 1)]
     assert progress.step == 7
     assert Progress().ranked(float("nan")) == Progress(stale=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["state.json", "state.safetensors", "artifact/rayclf.json", "artifact/head.safetensors", "artifact"]
+)
+def test_a_checkpoint_cut_short_or_gone_is_not_whole(make: Make, name: str, tmp_path: Path) -> None:
+    made = make("bert", moved=False)
+    strategy = Replicated(load_network(made.source, made.info.space), TrainConfig())
+    step(made, strategy, 0)
+    save(tmp_path, made, strategy, Progress(1))
+    assert is_whole(tmp_path)
+    file = tmp_path / name
+    if file.is_file():
+        file.write_bytes(file.read_bytes()[:-1] if file.suffix == ".safetensors" else file.read_bytes()[:20])
+        assert not is_whole(tmp_path)
+    file.rename(tmp_path / "elsewhere")
+    assert not is_whole(tmp_path)

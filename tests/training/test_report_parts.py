@@ -86,6 +86,13 @@ def test_overfitting_is_said_where_it_is() -> None:
     assert "0.3000 lower: what it has seen it knows much better, which is overfitting" in told(0.9)
     assert "overfitting" not in told(0.6)
     assert "0.1000 higher" in told(0.5)
+    for high, certain in ((0.85, True), (0.95, False)):  # what the intervals of few rows share may be chance
+        measured = {
+            part: {"f1_macro": value, "interval": {"metric": "f1_macro", "low": low, "high": top, "level": 0.9}}
+            for part, value, low, top in (("train", 1.0, 0.9, 1.0), ("test", 0.8, 0.7, high))
+        }
+        found = " ".join(map(str, report_tables.metrics([], {"metrics": measured}, {})))
+        assert ("overfitting" in found) is certain
     losses = {"train": {"log_loss": 0.2, "rows": 9}, "test": {"log_loss": 0.9, "rows": 9}}
     found = " ".join(map(str, report_tables.metrics([], {"metrics": losses}, {"train": {"metric": "log_loss"}})))
     assert "0.7000 higher: what it has seen it knows much better" in found

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from rayclf.config_file import load_config
-from rayclf.errors import ConfigError, OutputError
+from rayclf.errors import ConfigError, OutputError, UserError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.storage import write_json
 from rayclf.training.driver import train
 from rayclf.training.heartbeat import HEARTBEAT, beating, is_heard
+from rayclf.training.place import check_place
 from rayclf.training.resume import check_same, go_on, interrupted
 from rayclf.training.run import Run, create_run
 
@@ -66,6 +67,30 @@ def test_a_run_whose_number_another_process_has_got_can_go_on(tmp_path: Path) ->
     assert interrupted(tmp_path / "x") == run
     write_json(run.folder / HEARTBEAT, {"time": time.time()})
     assert not is_heard(run.folder, seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "message"),
+    [
+        ("status.json", b"data", r"status\.json: damaged, not JSON \(.*\); put it back from a copy"),
+        ("config.yaml", b"train:", r"config\.yaml: damaged, no section 'train'; put it back"),
+        ("metrics.jsonl", b"no such", r"metrics\.jsonl: line 2 is damaged, not JSON \(.*\); delete it"),
+    ],
+)
+def test_a_damaged_record_is_told_by_its_file(tmp_path: Path, name: str, end: bytes, message: str) -> None:
+    run = begun(tmp_path / "x")
+    run.write_status(state="stopped")
+    (run.folder / "metrics.jsonl").write_text('{"kind": "step", "step": 1}\n{"kind": \n')
+    file = run.folder / name
+    file.write_bytes(file.read_bytes().partition(end)[0])
+    with pytest.raises(UserError, match=message):
+        train("a.csv", run.folder, resume=True)
+
+
+def test_a_run_with_a_damaged_status_can_be_overwritten(tmp_path: Path) -> None:
+    run = begun(tmp_path / "x")
+    (run.folder / "status.json").write_text("{")
+    assert check_place(run.folder, overwrite=True) == run.folder
 
 
 def test_what_is_not_asked_for_stays(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,11 +11,11 @@ import pytest
 from rayclf.config import Config
 from rayclf.config_file import load_config
 from rayclf.demo.lessons import data_file
-from rayclf.errors import OutputError, UserError
+from rayclf.errors import UserError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.training.driver import train
 from rayclf.training.journal import Journal
-from rayclf.training.run import Run, check_place, create_run
+from rayclf.training.run import Run, create_run
 
 SPACE = LabelSpace(("a", "b"), ProblemType.MULTICLASS)
 
@@ -87,31 +86,6 @@ def test_predictions_are_in_order_whenever_they_come(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "x" / "predictions.parquet")["row"].to_pylist() == list(range(8))
 
 
-def test_a_place_that_may_not_be_written_to_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked of the system, since root, who may write anywhere, runs tests too."""
-    monkeypatch.setattr(os, "access", lambda place, mode: not (place == tmp_path and mode & os.W_OK))
-    with pytest.raises(OutputError, match="new/run: .* may not be written to"):
-        check_place(tmp_path / "new" / "run", overwrite=False)
-
-
-def test_places(tmp_path: Path) -> None:
-    assert check_place(tmp_path / "new", overwrite=False) == tmp_path / "new"
-    (tmp_path / "empty").mkdir()
-    check_place(tmp_path / "empty", overwrite=False)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is a file"):
-        check_place(tmp_path / "file", overwrite=True)
-    with pytest.raises(OutputError, match=r"run: \S+file is a file"):
-        check_place(tmp_path / "file" / "below" / "run", overwrite=True)
-    with pytest.raises(OutputError, match="exists and is not a run"):
-        check_place(tmp_path, overwrite=True)
-    old = create_run(tmp_path / "run", Config(), SPACE, {})
-    (old.folder / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(OutputError, match="--overwrite"):
-        check_place(old.folder, overwrite=False)
-    assert create_run(check_place(old.folder, overwrite=True), Config(), SPACE, {}).events == []
-
-
 def test_a_mistake_in_the_command_does_not_cost_the_old_run(tmp_path: Path) -> None:
     old = create_run(tmp_path / "run", Config(), SPACE, {})
     old.write_status(state="done")
@@ -122,16 +96,3 @@ def test_a_mistake_in_the_command_does_not_cost_the_old_run(tmp_path: Path) -> N
             overrides={"train.class_weights": {"physic": 2}, "output.overwrite": True},
         )
     assert old.status["state"] == "done"
-
-
-def test_what_is_to_be_read_is_not_overwritten(tmp_path: Path) -> None:
-    old = create_run(tmp_path / "run", Config(), SPACE, {})
-    (tmp_path / "link").symlink_to(old.folder)
-    for path in (old.folder, old.folder / "mine.csv", tmp_path / "run" / "*.csv", tmp_path / "link" / "mine.csv"):
-        with pytest.raises(OutputError, match="which --overwrite would delete"):
-            check_place(old.folder, True, (tmp_path / "x.csv", path))
-    for place in ("run2/mine.csv", "x.csv", "other/run/mine.csv"):
-        assert (
-            check_place(old.folder, True, (tmp_path / place, None, "s3://bucket/run/x.csv?region=eu-west-1"))
-            == old.folder
-        )

@@ -56,7 +56,8 @@ def metrics(events: Events, info: Mapping[str, Any], config: Mapping[str, Any]) 
     seen, unseen = finite(values.get("train", {}).get(chosen)), finite(values.get(part, {}).get(chosen))
     if part != "train" and seen is not None and unseen is not None:
         lost = unseen - seen if chosen in LOWER_IS_BETTER else seen - unseen
-        verdict = ": what it has seen it knows much better, which is overfitting" if lost > _OVERFIT else ""
+        certain = _apart(intervals["train"], intervals[part], chosen)
+        verdict = ": what it has seen it knows much better, which is overfitting" if certain and lost > _OVERFIT else ""
         how = "higher" if unseen > seen else "lower"
         yield note(
             f"{words(chosen)} is {seen:.4f} on training rows and {unseen:.4f} on {_PARTS[part]} rows, "
@@ -73,6 +74,15 @@ def _with_interval(name: str, values: Mapping[str, Any], interval: Mapping[str, 
     if interval.get("metric") != name or finite(value) is None or low is None or high is None:
         return value
     return f"{value:.4f} ({low:.4f}–{high:.4f})"
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> bool:
+    """Whether two confidence intervals of a metric do not touch, or are not both there: between few rows lies much."""
+    ends = [finite(interval.get(end)) for interval in (one, other) for end in ("low", "high")]
+    if one.get("metric") != metric or other.get("metric") != metric or None in ends:
+        return True
+    low, high, other_low, other_high = (end for end in ends if end is not None)
+    return high < other_low or other_high < low
 
 
 def labels(events: Events, info: Mapping[str, Any]) -> Sections:

@@ -15,7 +15,8 @@ from typing import Any
 from rayclf import storage
 from rayclf.charts import heading, line_chart, note, page, table
 from rayclf.errors import OutputError
-from rayclf.training.run import Run, now, place_for
+from rayclf.training.place import place_for
+from rayclf.training.run import Run, now
 
 RECORD = "tune.json"
 _HEAVY = ("artifact", "checkpoints")

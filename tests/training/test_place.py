@@ -1,0 +1,117 @@
+"""The place of a new run: never over something else, and what it replaces is not lost before it has begun to learn."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rayclf.config import Config
+from rayclf.errors import OutputError
+from rayclf.labels import LabelSpace, ProblemType
+from rayclf.training.place import check_place, discard, put_back, set_aside
+from rayclf.training.run import Run, create_run
+
+SPACE = LabelSpace(("a", "b"), ProblemType.MULTICLASS)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def old_run(folder: Path) -> Run:
+    run = create_run(folder, Config(), SPACE, {"data": "old.csv"})
+    (run.artifact / "backbone").mkdir(parents=True)
+    (run.artifact / "backbone" / "model.safetensors").write_bytes(b"weights")
+    return run
+
+
+def test_a_run_set_aside_is_put_back_as_it_was(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    before = tree(run.folder)
+    set_aside(run.folder)
+    new = create_run(run.folder, Config(), SPACE, {"data": "new.csv"})
+    (new.folder / "checkpoints" / "checkpoint_0").mkdir(parents=True)
+    (new.folder / "link").symlink_to(tmp_path)
+    assert put_back(run.folder)
+    assert tree(run.folder) == before
+    assert not put_back(run.folder)  # there is none any more
+    assert tree(run.folder) == before
+
+
+def test_a_run_set_aside_outlives_a_kill_before_the_first_step(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    before = tree(run.folder)
+    for number in range(2):  # each of them killed
+        set_aside(run.folder)
+        create_run(run.folder, Config(), SPACE, {"data": f"{number}.csv"})
+    assert put_back(run.folder)
+    assert tree(run.folder) == before
+
+
+def test_a_kill_while_it_is_moved_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = old_run(tmp_path / "run")
+    before = tree(run.folder)
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == "config.yaml":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        set_aside(run.folder)
+    monkeypatch.undo()
+    assert check_place(run.folder, overwrite=True) == run.folder
+    set_aside(run.folder)
+    assert put_back(run.folder)
+    assert tree(run.folder) == before
+
+
+def test_what_was_set_aside_goes_at_the_first_step(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    set_aside(run.folder)
+    assert tree(run.folder)
+    for _ in range(2):
+        discard(run.folder)
+        assert not list(run.folder.iterdir())
+
+
+def test_a_place_that_may_not_be_written_to_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the system, since root, who may write anywhere, runs tests too."""
+    monkeypatch.setattr(os, "access", lambda place, mode: not (place == tmp_path and mode & os.W_OK))
+    with pytest.raises(OutputError, match="new/run: .* may not be written to"):
+        check_place(tmp_path / "new" / "run", overwrite=False)
+
+
+def test_places(tmp_path: Path) -> None:
+    assert check_place(tmp_path / "new", overwrite=False) == tmp_path / "new"
+    (tmp_path / "empty").mkdir()
+    check_place(tmp_path / "empty", overwrite=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        check_place(tmp_path / "file", overwrite=True)
+    with pytest.raises(OutputError, match=r"run: \S+file is a file"):
+        check_place(tmp_path / "file" / "below" / "run", overwrite=True)
+    with pytest.raises(OutputError, match="exists and is not a run"):
+        check_place(tmp_path, overwrite=True)
+    old = create_run(tmp_path / "run", Config(), SPACE, {})
+    (old.folder / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(OutputError, match="--overwrite"):
+        check_place(old.folder, overwrite=False)
+    assert check_place(old.folder, overwrite=True) == old.folder
+
+
+def test_what_is_to_be_read_is_not_overwritten(tmp_path: Path) -> None:
+    old = create_run(tmp_path / "run", Config(), SPACE, {})
+    (tmp_path / "link").symlink_to(old.folder)
+    for path in (old.folder, old.folder / "mine.csv", tmp_path / "run" / "*.csv", tmp_path / "link" / "mine.csv"):
+        with pytest.raises(OutputError, match="which --overwrite would delete"):
+            check_place(old.folder, True, (tmp_path / "x.csv", path))
+    for place in ("run2/mine.csv", "x.csv", "other/run/mine.csv"):
+        assert (
+            check_place(old.folder, True, (tmp_path / place, None, "s3://bucket/run/x.csv?region=eu-west-1"))
+            == old.folder
+        )
