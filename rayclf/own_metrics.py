@@ -63,7 +63,7 @@ class OwnMetric:
         """The value of one row. Raises ConfigError that names the row and holds nothing of its text."""
         try:
             value = self.function(text, expected, predicted)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # The message of the exception is left out: it may quote the text.
             raise self._error(f"raised {type(error).__name__}{_line(error, self.place)} on row {row_id}") from None
         return self._number(value, f"on row {row_id}")
@@ -73,7 +73,7 @@ class OwnMetric:
         where = f"over {len(expected)} rows"
         try:
             value = self.function(expected.copy(), probabilities.copy())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"{type(error).__name__}: {one_line(error)}"
             raise self._error(f"raised {what}{_line(error, self.place)} {where}") from None
         if not isinstance(value, Mapping):

@@ -235,6 +235,7 @@ def test_a_row_that_fails_is_named_and_its_text_is_not_told(tmp_path: Path) -> N
         ("def f(e, p): return {'a': [1]}", "returned list, not a number, as 'a' over 3 rows"),
         ("def f(e, p): return {'a': -float('inf')}", "returned -inf as 'a' over 3 rows"),
         ("def f(e, p): return e", "returned ndarray, not a number, over 3 rows"),
+        ("def f(e, p): raise SystemExit(3)", "raised SystemExit: 3 at line 1 over 3 rows"),
         ("def f(e, p): raise KeyError('k')", "raised KeyError: 'k' at line 1 over 3 rows"),
     ],
 )

@@ -170,10 +170,16 @@ def plan_extract(sources: Sequence[Source], config: DataConfig, prefer: TextSour
 
 def first_rows(sources: Sequence[Source]) -> pa.Table:
     """The first 10,000 rows of an input, all columns, by which roles are found; raises DataError if there are none."""
+    broken: list[str] = []
     for source in sources:
-        table = next(read_batches(source.path, _SAMPLE, rejects=Rejects(), may_be_empty=True), None)
+        rejects = Rejects()
+        table = next(read_batches(source.path, _SAMPLE, rejects=rejects, may_be_empty=True), None)
         if table is not None and table.num_rows:
             return with_partitions(table, source)
+        broken += [_told(source, row, reason) for row, reason in sorted(rejects.items())]
+    if broken:
+        more = f" (and {len(broken) - 1} more rows)" if len(broken) > 1 else ""
+        raise DataError(f"{broken[0]}{more}; no row can be read")
     more = "" if len(sources) == 1 else f", nor do the {len(sources) - 1} files after it"
     raise DataError(f"{shown(sources[0].path)}: holds no rows{more}")
 
@@ -222,9 +228,13 @@ def _check_rejects(
     if column.missing and reason.endswith(OUTSIDE):
         raise missing_labels(column, f"{shown(source.path)}: row {row}")
     more = f" (and {count - 1} more rows)" if count > 1 else ""
-    where = ": " if reason.startswith("line ") else f": row {row}, "
     limit = f"; {count} of {total} rows cannot be used, data.max_rejected allows {allowed}" if allowed else ""
-    raise DataError(f"{shown(source.path)}{where}{reason}{more}{limit}")
+    raise DataError(f"{_told(source, row, reason)}{more}{limit}")
+
+
+def _told(source: Source, row: int, reason: str) -> str:
+    where = "" if reason.startswith("line ") else f"row {row}, "
+    return f"{shown(source.path)}: {where}{reason}"
 
 
 def _locate(sources: Sequence[Source], rows: Sequence[int], number: int) -> tuple[Source, int]:

@@ -68,7 +68,7 @@ def check_same(run: Run, data: str | os.PathLike[str], test: str | os.PathLike[s
     """Raise ConfigError when what is asked for is not what the run began with; unset fields ask for nothing."""
     status = run.status
     for name, value in (("data", data), ("test", test)):
-        if value is not None and os.fspath(value) != status[name]:
+        if value is not None and not _same_place(value, status[name]):
             raise ConfigError(
                 f"--resume: the run was begun with {name} {status[name]}, not {os.fspath(value)}; give that, or "
                 "another --output"
@@ -77,6 +77,15 @@ def check_same(run: Run, data: str | os.PathLike[str], test: str | os.PathLike[s
         raise ConfigError(
             f"--resume: {path} is {value} and the run was begun with {before}; leave it out, or give another --output"
         )
+
+
+def _same_place(path: str | os.PathLike[str], begun: str | None) -> bool:
+    """Whether both are one place, by whatever path: relative, absolute, over a link."""
+    if begun is None or os.fspath(path) == begun:
+        return begun is not None
+    if "://" in f"{os.fspath(path)}{begun}":
+        return False
+    return os.path.realpath(os.path.expanduser(path)) == os.path.realpath(os.path.expanduser(begun))
 
 
 def _differences(asked: Any, begun: Any, path: str = "") -> list[tuple[str, Any, Any]]:

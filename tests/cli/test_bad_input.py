@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,9 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path, case: str) -> None:
 def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "a b", "label": "x"}\n{"text": "c d", "label": }\n')
     assert "x.jsonl: line 2: broken JSON" in refused(tmp_path, "train", "x.jsonl", "-o", "runs/x")
+    (tmp_path / "x.jsonl").write_text('{"text": "a b"\n{"text"\n')
+    told = refused(tmp_path, "train", "x.jsonl", "-o", "runs/x")
+    assert re.search(r"x\.jsonl: line 1: broken JSON \(.+\) \(and 1 more rows\); no row can be read", told)
 
 
 def test_missing_files_and_columns(tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ def test_a_curve_has_what_was_measured_while_training() -> None:
     assert [event["log_loss"] for event in report_metrics.evaluations(events, "train")] == [0.2]
 
 
+def test_metrics_have_names_for_persons() -> None:
+    names = {"roc_auc": "ROC-AUC", "uncalibrated roc_auc": "uncalibrated ROC-AUC", "f1_macro": "F1 macro"}
+    assert {name: report_metrics.words(name) for name in names} == names
+    assert report_metrics.words("uncalibrated ndcg_at_5") == "uncalibrated nDCG at 5"
+
+
 def test_overfitting_is_said_where_it_is() -> None:
     def told(seen: float) -> str:
         measured = {"train": {"f1_macro": seen, "rows": 9}, "test": {"f1_macro": 0.6, "rows": 9}}

@@ -114,6 +114,17 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, field: str, value: o
         check_same(begun(tmp_path / "x"), "a.csv", None, load_config(None, {field: value}))
 
 
+def test_the_same_data_may_be_given_by_another_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in ("./a.csv", tmp_path / "a.csv", "link/a.csv"):
+        check_same(run, path, None, load_config(None))
+    for path in ("x/a.csv", "s3://a.csv"):
+        with pytest.raises(ConfigError, match="begun with data"):
+            check_same(run, path, None, load_config(None))
+
+
 def test_other_data_is_refused(tmp_path: Path) -> None:
     run = begun(tmp_path / "x")
     with pytest.raises(ConfigError, match=r"begun with data a\.csv, not b\.csv"):

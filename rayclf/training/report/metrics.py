@@ -91,4 +91,5 @@ def finite(value: Any) -> float | None:
 def words(name: str) -> str:
     """The name of a metric for a person."""
     known = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "mcc": "MCC", "ece": "ECE", "lrap": "LRAP"}
-    return known.get(name) or name.replace("_", " ").replace("f1", "F1").replace("ndcg", "nDCG")
+    parts_of_name = (known.get(one, one.replace("_", " ")) for one in name.split(" "))
+    return " ".join(parts_of_name).replace("f1", "F1").replace("ndcg", "nDCG")

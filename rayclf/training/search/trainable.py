@@ -86,7 +86,8 @@ class TrainingTrial(tune.Trainable):  # type: ignore[misc]
         step, value = curve[-1] if curve else (0, float("nan"))
         return {
             "score": -value if self.job.lower_is_better else value,
-            "epochs": step / self.job.steps_per_epoch,
+            "epochs": (epochs := step / self.job.steps_per_epoch),
+            "epochs_left": self.job.settings.train.epochs - epochs,
             "curve": curve,
             "error": named(self.failure) if self.failure else None,
             "training_ended": ended,  # Tune says "done" of trials that it stops, too

@@ -32,7 +32,10 @@ _QUIET = {
 
 
 class _Halving(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that never stops the first trial, the default settings: no search ends worse than none."""
+    """ASHA that never stops the first trial, the default settings: no search ends worse than none.
+
+    Nor does it stop one that has made all its steps, which may be the best by an earlier checkpoint.
+    """
 
     def __init__(self, stopped: set[int], **settings: Any) -> None:
         super().__init__(**settings)
@@ -43,7 +46,7 @@ class _Halving(ASHAScheduler):  # type: ignore[misc]
         number = trial.config["number"]
         if decision != TrialScheduler.STOP:
             return decision
-        if number == 0:
+        if number == 0 or result["epochs_left"] <= 0:
             return str(TrialScheduler.CONTINUE)
         self._stopped.add(number)
         return decision
