@@ -86,8 +86,8 @@ class TrainView(ProgressView):
             self.update(event["step"], max(self._steps, event["step"]), note)
         elif kind == "stopping":
             console.print("stopping after a checkpoint; --resume will go on from there (Ctrl-C again: stop at once)")
-        elif kind in ("evaluation", "head", "done before", "waiting", "resumed"):
-            console.print(escape(event_line(event) or ""))
+        elif (line := event_line(event)) is not None:
+            console.print(escape(line))
 
 
 class PrepareView(ProgressView):

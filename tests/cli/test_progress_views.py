@@ -19,9 +19,11 @@ def test_a_training_tells_what_it_was_cut_to_and_that_nothing_was_left() -> None
         view = TrainView()
         view(start)
         view({"kind": "done before"})
+        view({"kind": "put back"})
     told = " ".join(captured.get().split())
     assert "up to 512 tokens a text, full tuning, 1 worker(s), single, 100 steps; Ray is starting" in told
     assert "the run is done already: nothing is left to train" in told
+    assert "is in its place again" in told
 
 
 @pytest.mark.parametrize(
