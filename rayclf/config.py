@@ -195,6 +195,13 @@ class ResourcesConfig(Section):
         None, ge=1, description="Compute threads of a worker; the node's cores shared out when unset."
     )
 
+    @field_validator("workers")
+    @classmethod
+    def _range(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise PydanticCustomError("no_range", "The fewest should come first")
+        return value
+
 
 class OutputConfig(Section):
     """The run folder."""

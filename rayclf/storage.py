@@ -78,17 +78,19 @@ def local_path(path: str | os.PathLike[str], what: str) -> Path:
 
 def keep_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
     """Raise OutputError when one of the ``inputs``, globs too, would be deleted with the folder ``output``."""
-    filesystem, folder = resolve(output)
-    local = filesystem.type_name == "local"
     for path in inputs:
-        if path is None:
-            continue
-        other, inner = resolve(path)
-        one, place = (os.path.realpath(inner), os.path.realpath(folder)) if local else (inner, folder)
-        if filesystem == other and PurePosixPath(one).is_relative_to(place):
+        if path is not None and is_inside(path, output):
             raise OutputError(
-                f"{shown(output)}: holds {shown(path)}, which --overwrite would delete; choose another --output"
+                f"{shown(output)}: holds {shown(path)}, which --overwrite would delete; choose another output"
             )
+
+
+def is_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether ``path``, a glob too, lies in ``folder`` or is it, by whatever links."""
+    (filesystem, inner), (other, place) = resolve(path), resolve(folder)
+    if filesystem.type_name == "local":
+        inner, place = os.path.realpath(inner), os.path.realpath(place)
+    return bool(filesystem == other) and PurePosixPath(inner).is_relative_to(place)
 
 
 def kind(path: str | os.PathLike[str]) -> str:

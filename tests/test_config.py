@@ -125,6 +125,7 @@ def test_unknown_key_without_a_near_one_lists_the_known(load):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("resources: {workers: [3, 1]}", "resources.workers: the fewest should come first (it is [3, 1])"),
         ("train: {epochs: 0}", "train.epochs: input should be greater than or equal to 1 (it is 0)"),
         ("train: {epochs: 2.5}", "train.epochs"),
         ("train: {epochs: many}", "train.epochs"),

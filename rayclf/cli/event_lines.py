@@ -51,7 +51,7 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "damaged checkpoints":
             return f"damaged or gone, so passed over: {', '.join(event['names'])}"
         case "put back":
-            return "no step was made: the run that was to be overwritten is in its place again"
+            return "it came to nothing: what was to be overwritten is in its place again"
         case "resumed":
             return f"going on after step {max(0, event['step'])}"
         case "done before":

@@ -28,6 +28,7 @@ from rayclf.cli.options import (
     collect,
     column_flags,
 )
+from rayclf.errors import ConfigError
 
 
 def train(
@@ -60,6 +61,8 @@ def train(
 
     Example: rayclf train tickets.csv -o runs/tickets --set train.epochs=5
     """
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with the run that --overwrite would replace; leave one of them out")
     check_there(data, test, config, labels)
     import rayclf
     from rayclf.cli import show

@@ -103,6 +103,7 @@ class _View:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show one event."""
+        from rayclf.cli.event_lines import event_line
         from rayclf.cli.progress_views import TrainView
         from rayclf.cli.show import console, number
 
@@ -123,6 +124,8 @@ class _View:
                 f"  {_span(event['left'])} left",
                 markup=False,
             )
+        elif line := event_line(event):
+            console.print(line, markup=False)
 
 
 def _span(seconds: float) -> str:

@@ -11,13 +11,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
+from rayclf import storage
 from rayclf.cluster import connect, cores, native_stderr_to, require_cpus, root_cause
-from rayclf.errors import ConfigError, DataError, UserError, one_line
+from rayclf.errors import ConfigError, DataError, OutputError, UserError, one_line
 from rayclf.job_metrics import ScoreGauges
 from rayclf.scoring.job import ScoreJob, ScoreOptions, make_job
 from rayclf.scoring.manifest import FORMAT, Manifest
 from rayclf.scoring.progress import Progress, push_summary
 from rayclf.scoring.units import InputFile, Unit, Units, find_files, look_at, plan_units, rows_a_unit
+from rayclf.storage_errors import shown
 
 if TYPE_CHECKING:
     import ray.data
@@ -90,6 +92,11 @@ def score(
     …}``. Raises UserError for what the caller can mend, before anything is written.
     """
     manifest = Manifest(os.fspath(output))
+    if storage.is_inside(output, source):
+        where = f"lies in the input {shown(source)}, where scored rows would be scored again"
+        raise OutputError(f"{shown(output)}: {where}; choose another OUTPUT")
+    if overwrite:
+        storage.keep_inputs(output, [source])
     files = look_at_input(source, manifest)
     job = make_job(artifact, files, manifest.output, options)
     total = sum(file.rows for file in files)

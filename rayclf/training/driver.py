@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +158,7 @@ def train(
             fit(run, job, cluster, tell)
     except BaseException as error:
         if not run.reached:
-            if put_back(run.folder):
-                with suppress(OSError, SystemExit):  # of a terminal that has gone; SystemExit is rich's
-                    on_event({"kind": "put back"})
+            if put_back(run.folder, on_event):
                 raise
             if isinstance(error, UserError) and earlier is None:
                 # A mistake that only the workers could find: mended, the same command finds its place free.

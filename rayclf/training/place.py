@@ -1,24 +1,25 @@
-"""Where a new run goes, and what becomes of the run that it replaces.
+"""Where a new run or search goes, and what becomes of the old one that it replaces.
 
-An old run is kept aside, in the same folder, until the new one has made a step: what only the workers can find, such as
-a metric of the user's that raises or too little memory, is found late, and days of training are not to be lost for it.
+The old one is kept aside, in the same folder, until a run has made a step, a search has a best trial: what only the
+workers can find, such as a metric of the user's that raises or too little memory, is found late, and days of training
+are not to be lost for it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rayclf import storage
 from rayclf.errors import DamagedFileError, OutputError
 from rayclf.training.resume import check_idle
-from rayclf.training.run import Run, is_run
+from rayclf.training.run import RUN, Kind
 
 _ASIDE = ".replaced"
-_LAST = ("config.yaml", "status.json")  # what makes a folder a run
 
 
 def place_for(output: str | os.PathLike[str], what: str) -> Path:
@@ -34,49 +35,54 @@ def place_for(output: str | os.PathLike[str], what: str) -> Path:
 
 
 def check_place(
-    output: str | os.PathLike[str], overwrite: bool, inputs: Iterable[str | os.PathLike[str] | None] = ()
+    output: str | os.PathLike[str],
+    overwrite: bool,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    kind: Kind = RUN,
 ) -> Path:
-    """The folder for a new run.
+    """The folder for a new run, or a search.
 
-    Raises OutputError when it holds something else, or a run and not ``overwrite``, or one that is being trained, or
-    with that run one of the ``inputs``.
+    Raises OutputError when it holds something else, or one and not ``overwrite``, or one that is at work, or with it
+    one of the ``inputs``.
     """
-    folder = place_for(output, "run")
+    folder = place_for(output, kind.name)
     if folder.is_dir() and any(folder.iterdir()):
-        if not is_run(folder):
-            raise OutputError(f"{os.fspath(output)}: exists and is not a run; choose another --output")
+        if not kind.is_in(folder):
+            raise OutputError(f"{os.fspath(output)}: exists and is not a {kind.name}; choose another --output")
         if not overwrite:
+            go_on = "go on with it by --resume, " if kind is RUN else ""
             raise OutputError(
-                f"{os.fspath(output)}: holds a run already; choose another --output, go on with it by --resume, or "
-                "pass --overwrite"
+                f"{os.fspath(output)}: holds a {kind.name} already; choose another --output, {go_on}or pass --overwrite"
             )
         storage.keep_inputs(output, inputs)
         with suppress(DamagedFileError, KeyError):  # a status that cannot be read is nobody's
-            check_idle(Run(folder), output)
+            check_idle(folder, storage.read_json(folder / kind.marks[-1]), output)
     return folder
 
 
-def set_aside(folder: Path) -> None:
-    """Clear the folder for a new run; a run that it holds is moved into a hidden folder in it.
+def set_aside(folder: Path, kind: Kind = RUN) -> None:
+    """Clear the folder for a new run or search; the one that it holds is moved into a hidden folder in it.
 
-    One that is there already stays, and not what took its place and was killed before its first step.
+    One that is there already stays, and not what took its place and was killed before it had come to anything.
     """
     aside = folder / _ASIDE
-    if is_run(aside):
+    if kind.is_in(aside):
         _clear(folder)
-    elif folder.is_dir() and is_run(folder):
+    elif folder.is_dir() and kind.is_in(folder):
         aside.mkdir(exist_ok=True)
-        _move(folder, aside)
+        _move(folder, aside, kind)
 
 
-def put_back(folder: Path) -> bool:
-    """Delete the new run and put the old one in its place; false where none was set aside."""
+def put_back(folder: Path, on_event: Callable[[dict[str, Any]], None], kind: Kind = RUN) -> bool:
+    """Delete the new one, put the old one in its place and tell so; false where none was set aside."""
     aside = folder / _ASIDE
-    if not is_run(aside):
+    if not kind.is_in(aside):
         return False
     _clear(folder)
-    _move(aside, folder)
+    _move(aside, folder, kind)
     aside.rmdir()
+    with suppress(OSError, SystemExit):  # of a terminal that has gone; SystemExit is rich's
+        on_event({"kind": "put back"})
     return True
 
 
@@ -94,8 +100,8 @@ def _clear(folder: Path) -> None:
             child.unlink()
 
 
-def _move(old: Path, new: Path) -> None:
-    # A run that was set aside in part is one that still is to be.
-    for child in sorted(old.iterdir(), key=lambda child: (child.name in _LAST, child.name)):
+def _move(old: Path, new: Path, kind: Kind) -> None:
+    # What was set aside in part still is to be: the files that make it a run or a search go last.
+    for child in sorted(old.iterdir(), key=lambda child: (child.name in kind.marks, child.name)):
         if child.name != _ASIDE:
             child.rename(new / child.name)

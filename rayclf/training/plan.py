@@ -192,8 +192,6 @@ def choose_workers(settings: Config, plan: ModelPlan) -> Cluster:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = settings.resources.workers or max(1, gpus)
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
-    if fewest > most:
-        raise ConfigError(f"resources.workers: [{fewest}, {most}] is no range; give the fewest first")
     if gpus and fewest > gpus:
         raise ResourceError(f"resources.workers: {fewest} workers want a GPU each and the cluster has {gpus}; lower it")
     if most > settings.train.batch_size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rayclf import storage
 from rayclf.config import Config
 from rayclf.errors import ConfigError, OutputError
 from rayclf.training.heartbeat import is_heard, last_beat
-from rayclf.training.run import Run, is_run
+from rayclf.training.run import RUN, Run
 
 # What may be given anew when a run goes on: it changes how the rest is done, and not what comes out.
 _FREE = {
@@ -26,24 +27,26 @@ def interrupted(output: str | os.PathLike[str]) -> Run | None:
     Raises OutputError while another process is at it, UserError when what it has on record cannot be read.
     """
     folder = storage.local_path(output, "--output")
-    if not is_run(folder):
+    if not RUN.is_in(folder):
         return None
     run = Run(folder)
-    check_idle(run, output)
+    check_idle(folder, run.status, output)
     _ = run.config, run.lines  # read in vain, so that damage is told before anything is done
     return run
 
 
-def check_idle(run: Run, output: str | os.PathLike[str]) -> None:
-    """Raise OutputError, which names the folder as ``output``, while another process is at the run."""
-    status = run.status
-    if status["state"] == "running" and _trains(run, status["host"], status["pid"]):
+def check_idle(folder: Path, status: Mapping[str, Any], output: str | os.PathLike[str]) -> None:
+    """Raise OutputError, which names the folder as ``output``, while another process is at the run or search there.
+
+    ``status`` has its ``state``, ``host`` and ``pid``.
+    """
+    if status["state"] == "running" and _trains(folder, status["host"], status["pid"]):
         where = f"process {status['pid']} on {status['host']}"
         raise OutputError(f"{os.fspath(output)}: {where} is training there; stop it first")
 
 
-def _trains(run: Run, host: str, pid: int) -> bool:
-    """Whether the process of a run still works at it.
+def _trains(folder: Path, host: str, pid: int) -> bool:
+    """Whether the process that wrote the status still works.
 
     Its number alone does not say so: on another host it cannot be looked for, and in a container that has started
     again something else soon has the same one. So its signs of life are listened to, where it gives any.
@@ -51,7 +54,7 @@ def _trains(run: Run, host: str, pid: int) -> bool:
     here = host == os.uname().nodename
     if here and not _lives(pid):
         return False
-    return here if last_beat(run.folder) is None else is_heard(run.folder)
+    return here if last_beat(folder) is None else is_heard(folder)
 
 
 def _lives(pid: int) -> bool:

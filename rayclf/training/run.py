@@ -25,6 +25,21 @@ from rayclf.labels import LabelSpace
 NOTHING = -1  # the step that training resumes after when it begins again: not even the evaluation at step 0 counts
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a folder may hold, a run or a search: its name, and the files that make it one; the last tells its state."""
+
+    name: str
+    marks: tuple[str, ...]
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether ``folder`` holds one, in whatever state."""
+        return all((folder / mark).is_file() for mark in self.marks)
+
+
+RUN = Kind("run", ("config.yaml", "status.json"))
+
+
 @dataclass(frozen=True, init=False)
 class Run:
     """A training run and what it left: ``artifact`` is the finished classifier, ``metrics`` those of each part."""
@@ -105,11 +120,6 @@ class Run:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def is_run(folder: Path) -> bool:
-    """Whether ``folder`` holds a run, in whatever state."""
-    return (folder / "config.yaml").is_file() and (folder / "status.json").is_file()
 
 
 def create_run(folder: Path, config: Config, space: LabelSpace, facts: Mapping[str, Any]) -> Run:

@@ -20,7 +20,7 @@ from rayclf import storage
 from rayclf.errors import OutputError
 from rayclf.training.comparison import metrics_of, settings_of
 from rayclf.training.heartbeat import SILENT, last_beat
-from rayclf.training.run import Run, is_run
+from rayclf.training.run import RUN, Run
 from rayclf.training.tail import Tail
 
 State = Literal["running", "done", "stopped", "failed", "unreadable"]
@@ -57,7 +57,7 @@ class RunSummary:
 def open_run(folder: str | os.PathLike[str]) -> Run:
     """The run in ``folder``; raises OutputError when there is none."""
     place = storage.local_path(folder, "RUN")
-    if not is_run(place):
+    if not RUN.is_in(place):
         raise OutputError(f"{os.fspath(folder)}: not a run; 'rayclf runs list FOLDER' shows those below a folder")
     return Run(place)
 
@@ -72,7 +72,7 @@ def find_runs(folder: str | os.PathLike[str]) -> list[Path]:
         raise OutputError(f"{os.fspath(folder)}: no such folder; give the one that holds the runs")
     found = []
     for place, below, _ in os.walk(top):
-        if is_run(Path(place)):
+        if RUN.is_in(Path(place)):
             found.append(Path(place))
             below.clear()  # a run holds no runs, but many files
         below[:] = [name for name in below if not name.startswith(".")]

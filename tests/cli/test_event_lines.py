@@ -17,7 +17,7 @@ from rayclf.cli.event_lines import event_line
             {"kind": "damaged checkpoints", "names": ["checkpoint_a", "checkpoint_b"]},
             "damaged or gone, so passed over: checkpoint_a, checkpoint_b",
         ),
-        ({"kind": "put back"}, "no step was made: the run that was to be overwritten is in its place again"),
+        ({"kind": "put back"}, "it came to nothing: what was to be overwritten is in its place again"),
         ({"kind": "done before"}, "the run is done already: nothing is left to train"),
         ({"kind": "resumed", "step": -1}, "going on after step 0"),
         (

@@ -11,7 +11,7 @@ import typer
 
 import rayclf
 from rayclf.cli import train as command
-from rayclf.errors import AmbiguousColumn
+from rayclf.errors import AmbiguousColumn, ConfigError
 
 
 class Asked(Exception):
@@ -59,3 +59,9 @@ def test_elsewhere_it_fails(given: list[dict[str, Any]], monkeypatch: pytest.Mon
     with pytest.raises(AmbiguousColumn):
         command.train(__file__, "out")
     assert len(given) == 1
+
+
+def test_a_run_cannot_go_on_and_be_replaced(given: list[dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        command.train(__file__, "out", resume=True, overwrite=True)
+    assert not given

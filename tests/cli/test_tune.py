@@ -40,6 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         for number, state, error in ((0, "done", None), (1, "failed", "DataError: no [rows]")):
             trial = board.end(number, state, error, 9.0)
             on_event({"kind": "trial", "trial": trial, "ended": number + 1, "of": 2, "left": 120.0, "best": "0"})
+        on_event({"kind": "put back"})
         return board.finish("stopped" if rest["minutes"] == 7 else "done")
 
     monkeypatch.setattr(searching, "tune", tune)
@@ -70,6 +71,7 @@ def test_a_line_for_each_trial_and_a_table_at_the_end(calls: list[dict[str, Any]
     shown = run().shown
     assert "1/2  trial 0  learning_rate 0.001  done  0.7500  best so far  2 min left" in " ".join(shown.split("\n"))
     assert "failed: DataError: no [rows]" in shown
+    assert "is in its place again" in " ".join(shown.split())
     assert "trials by f1_macro" in shown
     assert "best      " in shown
     assert "(trial 0)" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ from cpus import wait_for_cpus
 
 import rayclf
 from rayclf.demo.lessons import data_file
-from rayclf.errors import ConfigError, DataError
+from rayclf.errors import ConfigError, DataError, RayclfError
 from rayclf.training.search.record import Search
 from rayclf.training.search.tune import tune
 
@@ -110,6 +111,33 @@ def test_ctrl_c_ends_the_trials_and_frees_their_cpus(
     assert {trial.state for trial in Search(folder).trials} <= {"cut", "waiting"}
     assert signal.getsignal(signal.SIGINT) is before
     assert wait_for_cpus() == free
+
+
+def test_a_search_that_comes_to_nothing_overwrites_none(
+    cluster: None, few_questions: Path, backbone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder, told = tmp_path / "s", list[str]()
+    (folder / "best" / "artifact").mkdir(parents=True)
+    old = {"tune.json": json.dumps({"state": "done"}), "best/artifact/rayclf.json": "{}"}
+    for name, text in old.items():
+        (folder / name).write_text(text)
+    (tmp_path / "bad.py").write_text("def broken(expected, probabilities):\n    raise RuntimeError('of mine')\n")
+    with pytest.raises(RayclfError, match="no trial finished.*of mine"):
+        tune(
+            few_questions,
+            folder,
+            backbone=str(backbone("bert")),
+            overrides={
+                "train.epochs": 1,
+                "data.validation": 0.2,
+                "output.overwrite": True,
+                "evaluation.metrics": [f"{tmp_path / 'bad.py'}:broken"],
+            },
+            trials=1,
+            on_event=lambda event: told.append(str(event["kind"])),
+        )
+    assert {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()} == old
+    assert told[-1] == "put back"
 
 
 def test_mistakes_are_told_before_anything_is_written(few_questions: Path, tmp_path: Path) -> None:

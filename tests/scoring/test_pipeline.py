@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from job_folder import begin, write_input
 
-from rayclf.errors import DataError
+from rayclf.errors import DataError, OutputError
 from rayclf.scoring import pipeline
-from rayclf.scoring.pipeline import choose_replicas, look_at_input
+from rayclf.scoring.pipeline import choose_replicas, look_at_input, score
 from rayclf.scoring.units import InputFile, look_at
 
 
@@ -45,6 +45,17 @@ def test_the_first_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (source / name).write_text("")
     with pytest.raises(DataError, match="b.jsonl: holds no rows"):
         look_at_input(source)
+
+
+def test_no_job_scores_its_own_output_or_deletes_its_input(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "in")
+    for output in (source, source / "scored"):
+        with pytest.raises(OutputError, match="lies in the input .*in, where scored rows would be scored again"):
+            score("no artifact", source, output)
+    _, _ = begin(source, tmp_path / "out")
+    with pytest.raises(OutputError, match="which --overwrite would delete; choose another output"):
+        score("no artifact", tmp_path / "out" / "*.parquet", tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "_manifest" / "plan.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 from rayclf.config import Config
 from rayclf.errors import OutputError
 from rayclf.labels import LabelSpace, ProblemType
+from rayclf.storage import write_json
 from rayclf.training.place import check_place, discard, put_back, set_aside
 from rayclf.training.run import Run, create_run
+from rayclf.training.search.record import SEARCH
 
 SPACE = LabelSpace(("a", "b"), ProblemType.MULTICLASS)
 
@@ -34,9 +36,9 @@ def test_a_run_set_aside_is_put_back_as_it_was(tmp_path: Path) -> None:
     new = create_run(run.folder, Config(), SPACE, {"data": "new.csv"})
     (new.folder / "checkpoints" / "checkpoint_0").mkdir(parents=True)
     (new.folder / "link").symlink_to(tmp_path)
-    assert put_back(run.folder)
+    assert put_back(run.folder, print)
     assert tree(run.folder) == before
-    assert not put_back(run.folder)  # there is none any more
+    assert not put_back(run.folder, print)  # there is none any more
     assert tree(run.folder) == before
 
 
@@ -46,7 +48,7 @@ def test_a_run_set_aside_outlives_a_kill_before_the_first_step(tmp_path: Path) -
     for number in range(2):  # each of them killed
         set_aside(run.folder)
         create_run(run.folder, Config(), SPACE, {"data": f"{number}.csv"})
-    assert put_back(run.folder)
+    assert put_back(run.folder, print)
     assert tree(run.folder) == before
 
 
@@ -66,8 +68,33 @@ def test_a_kill_while_it_is_moved_loses_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()
     assert check_place(run.folder, overwrite=True) == run.folder
     set_aside(run.folder)
-    assert put_back(run.folder)
+    assert put_back(run.folder, print)
     assert tree(run.folder) == before
+
+
+def test_a_search_is_set_aside_and_put_back_like_a_run(tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "config.yaml").write_text("{}")
+    write_json(tmp_path / "tune.json", {"state": "done"})
+    before, told = tree(tmp_path), list[dict[str, object]]()
+    set_aside(tmp_path, SEARCH)
+    assert set(tree(tmp_path)) == {f".replaced/{name}" for name in before}
+    (tmp_path / "trials" / "0").mkdir(parents=True)
+    assert put_back(tmp_path, told.append, SEARCH)
+    assert tree(tmp_path) == before
+    assert told == [{"kind": "put back"}]
+    assert not put_back(tmp_path, told.append, SEARCH)
+    assert len(told) == 1
+
+
+def test_a_search_that_is_at_work_is_not_overwritten(tmp_path: Path) -> None:
+    write_json(tmp_path / "tune.json", {"state": "running", "host": os.uname().nodename, "pid": os.getppid()})
+    with pytest.raises(OutputError, match=rf"process {os.getppid()} on .* is training there; stop it first"):
+        check_place(tmp_path, True, kind=SEARCH)
+    write_json(tmp_path / "tune.json", {"state": "done", "host": os.uname().nodename, "pid": os.getppid()})
+    assert check_place(tmp_path, True, kind=SEARCH) == tmp_path
+    with pytest.raises(OutputError, match="holds a search already; choose another --output, or pass --overwrite"):
+        check_place(tmp_path, False, kind=SEARCH)
 
 
 def test_what_was_set_aside_goes_at_the_first_step(tmp_path: Path) -> None:

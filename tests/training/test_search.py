@@ -14,8 +14,9 @@ from rayclf.config import Config
 from rayclf.config_file import load_config
 from rayclf.errors import ConfigError, LabelError, OutputError, RayclfError
 from rayclf.storage import write_json
+from rayclf.training.place import check_place
 from rayclf.training.run import Run
-from rayclf.training.search.record import Board, Search, Trial, check_place, ranked, render
+from rayclf.training.search.record import SEARCH, Board, Search, Trial, ranked, render
 from rayclf.training.search.space import (
     EPOCHS,
     RANK,
@@ -257,13 +258,13 @@ def test_the_record_is_json_that_another_process_can_read(tmp_path: Path) -> Non
 def test_another_place_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not a search"):
-        check_place(tmp_path, overwrite=True)
+        check_place(tmp_path, True, kind=SEARCH)
     with pytest.raises(OutputError, match="is a file"):
-        check_place(tmp_path / "notes.txt", overwrite=True)
+        check_place(tmp_path / "notes.txt", True, kind=SEARCH)
     (tmp_path / "tune.json").write_text("{}")
     with pytest.raises(OutputError, match="--overwrite"):
-        check_place(tmp_path, overwrite=False)
-    assert check_place(tmp_path, overwrite=True) == tmp_path
+        check_place(tmp_path, False, kind=SEARCH)
+    assert check_place(tmp_path, True, kind=SEARCH) == tmp_path
 
 
 def test_without_a_winner_the_first_failure_is_told_in_its_own_kind(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ tune.json  tune.html  data/ (the prepared rows of all trials)  trials/<id>/ (a r
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,11 +13,10 @@ from typing import Any
 
 from rayclf import storage
 from rayclf.charts import heading, line_chart, note, page, table
-from rayclf.errors import OutputError
-from rayclf.training.place import place_for
-from rayclf.training.run import Run, now
+from rayclf.training.run import Kind, Run, now
 
 RECORD = "tune.json"
+SEARCH = Kind("search", (RECORD,))
 _HEAVY = ("artifact", "checkpoints")
 
 
@@ -73,17 +71,6 @@ class Search:
     def artifact(self) -> Path:
         """The winner's classifier."""
         return self.best.artifact
-
-
-def check_place(output: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The folder for a new search; raises OutputError when it holds something else, or one and not ``overwrite``."""
-    folder = place_for(output, "search")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / RECORD).is_file():
-            raise OutputError(f"{os.fspath(output)}: exists and is not a search; choose another --output")
-        if not overwrite:
-            raise OutputError(f"{os.fspath(output)}: holds a search; choose another --output or pass --overwrite")
-    return folder
 
 
 @dataclass

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rayclf import errors, storage
+from rayclf import errors
 from rayclf.cluster import connect, cores, is_own
 from rayclf.config import Config
 from rayclf.errors import ConfigError, RayclfError, one_line
 from rayclf.metrics import LOWER_IS_BETTER, metrics_of
 from rayclf.model.backbone_files import local_folder
 from rayclf.own_metrics import check_choice, find_choice, load_metrics
+from rayclf.training.heartbeat import beating
+from rayclf.training.place import check_place, discard, put_back, set_aside
 from rayclf.training.plan import check_loss, choose_workers, find_data, plan_model, resolve_settings
-from rayclf.training.search.record import Board, Search, Trial, check_place
+from rayclf.training.search.record import SEARCH, Board, Search, Trial
 from rayclf.training.search.space import RATE, check_adapters, current, default_space, draw, read_space, with_values
 
 Event = dict[str, Any]
@@ -60,10 +61,8 @@ def tune(
     check_choice(settings.train.metric, own)
     given = [f"{path}={values}" for path, values in search.items()] if isinstance(search, Mapping) else list(search)
     space = read_space(given, settings)
-    local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
-    folder = check_place(output, settings.output.overwrite)
-    if settings.output.overwrite:
-        storage.keep_inputs(output, (data, test))
+    base = local_folder(settings.model.backbone)  # a path that leads nowhere is told before data is read
+    folder = check_place(output, settings.output.overwrite, (data, test, base), SEARCH)
     found = find_data(data, test, settings)
     check_choice(settings.train.metric, own, metrics_of(found.space))
     check_loss(settings.train.loss, found.space.problem_type)
@@ -83,10 +82,10 @@ def tune(
     if settings.resources.threads is None:
         each = [with_values(one, {"resources.threads": threads}) for one in each]
 
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    facts: dict[str, Any] = {"data": os.fspath(data), "rows": rows, "minutes": minutes, "pid": os.getpid()}
+    set_aside(folder, SEARCH)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, Any] = {"data": os.fspath(data), "rows": rows, "minutes": minutes}
+    facts |= {"pid": os.getpid(), "host": os.uname().nodename}
     facts |= {"space": {path: str(domain) for path, domain in space.items()}, "concurrent": concurrent}
     digits = len(str(len(points) - 1))
     listed = [Trial(f"{number:0{digits}}", point) for number, point in enumerate(points)]
@@ -95,15 +94,26 @@ def tune(
     board = Board(folder, facts, settings.train.metric, lower, listed, keep)
     board.write()
     on_event({"kind": "search", "space": space, "trials": len(points), "concurrent": concurrent, "first": first})
+
+    def tell(event: Event) -> None:
+        if board.winner is not None:
+            discard(folder)
+        on_event(event)
+
     try:
-        dataset = found.write(folder / "data", settings, on_event)
-        state = _run(board, dataset.folder, rows["train"], each, concurrent, minutes, on_event)
+        with beating(folder):
+            dataset = found.write(folder / "data", settings, on_event)
+            state = _run(board, dataset.folder, rows["train"], each, concurrent, minutes, tell)
     except BaseException as error:
-        board.write(state="failed", error=one_line(error, 500))
+        if board.winner is not None or not put_back(folder, on_event, SEARCH):
+            board.write(state="failed", error=one_line(error, 500))
         raise
     if board.winner is None:
-        board.finish("failed")
-        raise _nothing(board, state, minutes)
+        nothing = _nothing(board, state, minutes)
+        if not put_back(folder, on_event, SEARCH):
+            board.finish("failed")
+        raise nothing
+    discard(folder)
     return board.finish(state)
 
 
