@@ -19,9 +19,10 @@ from rayclf.metrics import metrics_of
 from rayclf.model.backbone_files import local_folder
 from rayclf.own_metric_state import check_room
 from rayclf.own_metrics import check_choice, load_metrics
+from rayclf.storage import local_path
 from rayclf.training.heartbeat import beating
 from rayclf.training.job import Job
-from rayclf.training.place import check_place, discard, put_back, set_aside
+from rayclf.training.place import check_place, discard, mend, put_back, set_aside
 from rayclf.training.plan import (
     ModelPlan,
     TrainingData,
@@ -64,6 +65,8 @@ def train(
     wait.
     """
     settings = resolve_settings(config, backbone, overrides)
+    if resume:
+        mend(local_path(output, "--output"))
     earlier = interrupted(output) if resume else None
     if earlier is not None:
         check_same(earlier, data, test, settings)

@@ -20,6 +20,8 @@ from rayclf.training.resume import check_idle
 from rayclf.training.run import RUN, Kind
 
 _ASIDE = ".replaced"
+_MOVING = ".moving"  # of what is set aside or put back the part that is not in its place yet, or no longer
+_GONE = ".deleted"
 
 
 def place_for(output: str | os.PathLike[str], what: str) -> Path:
@@ -46,6 +48,7 @@ def check_place(
     one of the ``inputs``.
     """
     folder = place_for(output, kind.name)
+    mend(folder, kind)
     if folder.is_dir() and any(folder.iterdir()):
         if not kind.is_in(folder):
             raise OutputError(f"{os.fspath(output)}: exists and is not a {kind.name}; choose another --output")
@@ -69,26 +72,50 @@ def set_aside(folder: Path, kind: Kind = RUN) -> None:
     if kind.is_in(aside):
         _clear(folder)
     elif folder.is_dir() and kind.is_in(folder):
-        aside.mkdir(exist_ok=True)
-        _move(folder, aside, kind)
+        moving = folder / _MOVING
+        moving.mkdir(exist_ok=True)
+        _move(folder, moving)
+        moving.rename(aside)
 
 
 def put_back(folder: Path, on_event: Callable[[dict[str, Any]], None], kind: Kind = RUN) -> bool:
     """Delete the new one, put the old one in its place and tell so; false where none was set aside."""
-    aside = folder / _ASIDE
-    if not kind.is_in(aside):
+    if not kind.is_in(folder / _ASIDE):
         return False
-    _clear(folder)
-    _move(aside, folder, kind)
-    aside.rmdir()
+    _bring_back(folder)
     with suppress(OSError, SystemExit):  # of a terminal that has gone; SystemExit is rich's
         on_event({"kind": "put back"})
     return True
 
 
+def mend(folder: Path, kind: Kind = RUN) -> None:
+    """Bring to an end what a kill has cut short: a move aside is undone, one back is finished."""
+    if kind.is_in(folder / _ASIDE) and not kind.is_in(folder):
+        _bring_back(folder)
+    else:
+        _finish(folder)
+
+
 def discard(folder: Path) -> None:
     """Delete what was set aside, if anything was."""
-    shutil.rmtree(folder / _ASIDE, ignore_errors=True)
+    gone = folder / _GONE
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        (folder / _ASIDE).rename(gone)  # at once, so that half of it is never taken for what is being set aside
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _bring_back(folder: Path) -> None:
+    _clear(folder)
+    (folder / _ASIDE).rename(folder / _MOVING)
+    _finish(folder)
+
+
+def _finish(folder: Path) -> None:
+    moving = folder / _MOVING
+    if moving.is_dir():
+        _move(moving, folder)
+        moving.rmdir()
 
 
 def _clear(folder: Path) -> None:
@@ -100,8 +127,7 @@ def _clear(folder: Path) -> None:
             child.unlink()
 
 
-def _move(old: Path, new: Path, kind: Kind) -> None:
-    # What was set aside in part still is to be: the files that make it a run or a search go last.
-    for child in sorted(old.iterdir(), key=lambda child: (child.name in kind.marks, child.name)):
-        if child.name != _ASIDE:
+def _move(old: Path, new: Path) -> None:
+    for child in old.iterdir():
+        if child.name not in (_ASIDE, _MOVING):
             child.rename(new / child.name)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +15,8 @@ from rayclf.config import Config
 from rayclf.errors import OutputError
 from rayclf.labels import LabelSpace, ProblemType
 from rayclf.storage import write_json
-from rayclf.training.place import check_place, discard, put_back, set_aside
-from rayclf.training.run import Run, create_run
+from rayclf.training.place import check_place, discard, mend, put_back, set_aside
+from rayclf.training.run import RUN, Run, create_run
 from rayclf.training.search.record import SEARCH
 
 SPACE = LabelSpace(("a", "b"), ProblemType.MULTICLASS)
@@ -52,24 +56,88 @@ def test_a_run_set_aside_outlives_a_kill_before_the_first_step(tmp_path: Path) -
     assert tree(run.folder) == before
 
 
-def test_a_kill_while_it_is_moved_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Have the ``number``-th change of the file system that set_aside and its like make raise KeyboardInterrupt."""
+    done = count()
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def killed(*arguments: Any, **options: Any) -> Any:
+            if next(done) == number:
+                raise KeyboardInterrupt
+            return change(*arguments, **options)
+
+        return killed
+
+    for name in ("rename", "unlink", "rmdir", "mkdir"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+
+
+def test_a_kill_at_any_point_of_a_move_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(name: str, replace: bool) -> tuple[Path, dict[str, bytes]]:
+        run = old_run(tmp_path / name)
+        before = tree(run.folder)
+        if replace:
+            set_aside(run.folder)
+            new = create_run(run.folder, Config(), SPACE, {"data": "new.csv"})
+            (new.folder / "checkpoints" / "checkpoint_0").mkdir(parents=True)
+        return run.folder, before
+
+    for action in (set_aside, lambda folder: put_back(folder, print)):
+        cut = True
+        for number in range(100):
+            folder, before = prepare(f"{action.__name__}{number}", replace=action is not set_aside)
+            kill_at(monkeypatch, number)
+            try:
+                action(folder)
+                cut = False
+            except KeyboardInterrupt:
+                pass
+            finally:
+                monkeypatch.undo()
+            if not cut:
+                break
+            again = check_place(folder, overwrite=True)
+            if RUN.is_in(folder / ".replaced"):  # the new run is there yet
+                assert put_back(again, print)
+            assert tree(folder) == before, number
+        assert number > 2
+        assert not cut
+
+
+def test_what_was_set_aside_is_put_back_where_no_new_one_was_begun(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run")
     before = tree(run.folder)
-    rename = Path.rename
-
-    def killed(self: Path, target: Path) -> Path:
-        if self.name == "config.yaml":
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", killed)
-    with pytest.raises(KeyboardInterrupt):
-        set_aside(run.folder)
-    monkeypatch.undo()
-    assert check_place(run.folder, overwrite=True) == run.folder
     set_aside(run.folder)
-    assert put_back(run.folder, print)
+    mend(run.folder)
     assert tree(run.folder) == before
+
+
+def test_a_search_leaves_alone_what_a_run_has_set_aside(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    set_aside(run.folder)
+    create_run(run.folder, Config(), SPACE, {"data": "new.csv"})
+    before = tree(run.folder)
+    with pytest.raises(OutputError, match="exists and is not a search"):
+        check_place(run.folder, overwrite=True, kind=SEARCH)
+    assert tree(run.folder) == before
+
+
+def test_what_a_kill_left_of_a_discarded_run_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = old_run(tmp_path / "run")
+    set_aside(run.folder)
+    create_run(run.folder, Config(), SPACE, {"data": "new.csv"})
+    new = tree(run.folder)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    discard(run.folder)
+    monkeypatch.undo()
+    mend(run.folder)
+    assert {name for name in tree(run.folder) if not name.startswith(".")} == {
+        name for name in new if not name.startswith(".")
+    }
+    assert not put_back(run.folder, print)
+    discard(run.folder)
+    assert not (run.folder / ".deleted").exists()
 
 
 def test_a_search_is_set_aside_and_put_back_like_a_run(tmp_path: Path) -> None:
