@@ -21,11 +21,12 @@ def event_line(event: Mapping[str, Any]) -> str | None:
         case "data":
             parts = ", ".join(f"{name} {counts.rows}" for name, counts in event["parts"].items())
             space = event["space"]
-            return f"{event['read']} rows read, {event['quarantined']} set aside; {parts}; {_labels(space)}"
+            told = f"{event['read']} rows read, {event['quarantined']} set aside; {parts}; {_labels(space)}"
+            return "; look at this: ".join((told, *event["hints"]))
         case "plan" if "plan" in event:
             plan = event["plan"]
             parts = ", ".join(f"{name} {plan.counts(name).rows}" for name in plan.names)
-            return f"{parts}; {_labels(plan.found.space)}"
+            return "; look at this: ".join((f"{parts}; {_labels(plan.found.space)}", *event["hints"]))
         case "plan":
             units = "1 unit" if event["units"] == 1 else f"{event['units']} units"
             return f"{event['rows']} rows in {units}, {event['done']} rows done before"

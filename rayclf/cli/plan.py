@@ -72,4 +72,6 @@ def plan(
         from rayclf.cli.show_plan import show_estimate
 
         show_estimate(found)
+        if tokens_per_row is not None and tokens_per_row > found.tokens_per_row:
+            show.console.print(f"--tokens-per-row {tokens_per_row:g}: longer texts are cut; see model.max_length")
     found.require()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,10 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rayclf.cli.event_lines import event_line
 from rayclf.cli.show import columns_line, console, labels_table
-from rayclf.data.hints import joined_labels
 from rayclf.data.texts import TextSource
 from rayclf.data.weights import LabelCounts
-from rayclf.labels import LabelSpace, ProblemType
+from rayclf.labels import LabelSpace
 
 
 class ProgressView:
@@ -55,9 +54,11 @@ class ProgressView:
             console.print(f"{self._what} {done}/{total} {note}")
 
 
-def _print_data(reads: TextSource, label: str, space: LabelSpace, parts: Mapping[str, LabelCounts]) -> None:
+def _print_data(
+    reads: TextSource, label: str, space: LabelSpace, parts: Mapping[str, LabelCounts], hints: Sequence[str]
+) -> None:
     console.print(columns_line(reads, label))
-    if space.problem_type is ProblemType.MULTICLASS and (hint := joined_labels(space.names)) is not None:
+    for hint in hints:
         console.print(f"[yellow]look at this:[/] {escape(hint)}", soft_wrap=True)
     console.print(labels_table(space, parts))
 
@@ -73,7 +74,7 @@ class TrainView(ProgressView):
         """Show one event."""
         kind = event["kind"]
         if kind == "data":
-            _print_data(event["reads"], event["label"], event["space"], event["parts"])
+            _print_data(event["reads"], event["label"], event["space"], event["parts"], event["hints"])
             if event["quarantined"]:
                 console.print(
                     f"{event['quarantined']} of {event['read']} rows set aside, see quarantine.jsonl in the run"
@@ -104,7 +105,7 @@ class PrepareView(ProgressView):
         if event["kind"] == "plan":
             plan = event["plan"]
             found, parts = plan.found, {name: plan.counts(name) for name in plan.names}
-            _print_data(found.extract.reads, found.extract.label, found.space, parts)
+            _print_data(found.extract.reads, found.extract.label, found.space, parts, event["hints"])
             if self._confirm:
                 self._bar.stop()
                 typer.confirm("Write it?", default=True, abort=True)

@@ -82,6 +82,7 @@ class DatasetRecord(_Record):
     quarantined: int
     reasons: dict[str, int] = {}
     rebalanced: dict[str, dict[str, float]] = {}
+    hints: list[str] = []
     parts: dict[str, PartRecord]
     content_sha256: str
     created: str

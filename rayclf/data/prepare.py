@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,7 @@ from rayclf.data.dataset import (
     is_dataset,
 )
 from rayclf.data.parallel import spread
+from rayclf.data.part_hints import find_part_hints
 from rayclf.data.plan import Plan, plan_parts, survey_test
 from rayclf.data.rows import canonical_batches
 from rayclf.data.survey import Survey, Tables, reject_counts
@@ -62,12 +63,13 @@ def prepare(
     place = check_output(output, settings.output.overwrite, (data, test))
     plan = plan_parts(data, settings, held_out=test is None)
     given = survey_test(test, plan.found, settings) if test is not None else None
-    on_event({"kind": "plan", "plan": plan, "test": given})
+    hints = find_part_hints(plan, given)
+    on_event({"kind": "plan", "plan": plan, "test": given, "hints": hints})
     remote = "://" in place
     if remote:
         _clear(place)
     with storage.folder_whole(place, last=RECORD) as draft:
-        write_dataset(draft, plan, settings, test=given, on_event=on_event)
+        write_dataset(draft, plan, settings, test=given, hints=hints, on_event=on_event)
         if not remote:
             _clear(place)  # of an older data set, which stays until the new one is whole
     return Dataset.open(place)
@@ -104,6 +106,7 @@ def write_dataset(
     settings: Config,
     *,
     test: Survey | None = None,
+    hints: Sequence[str] = (),
     tables: Tables = spread,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Dataset:
@@ -147,6 +150,7 @@ def write_dataset(
         quarantined=set_aside,
         reasons=reasons,
         rebalanced=plan.reached,
+        hints=list(hints),
         parts=parts,
         content_sha256=content_hash(parts),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

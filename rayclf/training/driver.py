@@ -106,6 +106,7 @@ def train(
             "rows": rows,
             "read": found.read,
             "quarantined": found.quarantined,
+            "hints": found.hints,
             "backbone": plan.info.backbone.id,
             "epochs": settings.train.epochs,
         }

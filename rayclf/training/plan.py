@@ -13,6 +13,7 @@ from rayclf.cluster import gpu_memory, require_cpus
 from rayclf.config import Config, TrainConfig
 from rayclf.config_file import load_config
 from rayclf.data.dataset import RECORD, Dataset, is_dataset
+from rayclf.data.part_hints import find_part_hints
 from rayclf.data.plan import Plan, plan_parts, survey_test
 from rayclf.data.prepare import write_dataset
 from rayclf.data.survey import Survey
@@ -72,17 +73,18 @@ class TrainingData:
     counts: Mapping[str, LabelCounts]
     read: int
     quarantined: int
+    hints: tuple[str, ...]
 
     def event(self) -> dict[str, Any]:
         """What those who follow a job are told of its data."""
-        names = ("reads", "label", "space", "read", "quarantined")
+        names = ("reads", "label", "space", "read", "quarantined", "hints")
         return {"kind": "data", "parts": self.counts, **{name: getattr(self, name) for name in names}}
 
     def write(self, folder: Path, settings: Config, on_event: Callable[[dict[str, Any]], None]) -> Dataset:
         """The data set that workers read: the earlier one, whose record is copied into ``folder``, or one written there
         now."""
         if isinstance(self.source, Plan):
-            return write_dataset(folder, self.source, settings, test=self.test, on_event=on_event)
+            return write_dataset(folder, self.source, settings, test=self.test, hints=self.hints, on_event=on_event)
         if os.fspath(folder) != self.source.folder:  # as it is when an interrupted run goes on
             storage.write_json(folder / RECORD, self.source.record.model_dump())
         return self.source
@@ -106,6 +108,7 @@ def find_data(data: str | os.PathLike[str], test: str | os.PathLike[str] | None,
             counts,
             record.read,
             record.quarantined,
+            tuple(record.hints),
         )
     plan = plan_parts(data, settings, held_out=test is None)
     found = plan.found
@@ -117,7 +120,10 @@ def find_data(data: str | os.PathLike[str], test: str | os.PathLike[str] | None,
     assert extract.label is not None
     surveys = [found, given] if given else [found]
     read, set_aside = sum(len(one.codes) for one in surveys), sum(len(one.rejects) for one in surveys)
-    return TrainingData(plan, given, found.space, extract.reads, extract.label, separator, counts, read, set_aside)
+    hints = find_part_hints(plan, given)
+    return TrainingData(
+        plan, given, found.space, extract.reads, extract.label, separator, counts, read, set_aside, hints
+    )
 
 
 @dataclass(frozen=True)

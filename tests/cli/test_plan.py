@@ -38,6 +38,9 @@ def test_table_and_json_tell_the_same(backbone: Callable[[str], Path], tmp_path:
     for text in ("lora, ddp, bf16", "2 × l4", "40 k = 1000 rows × 20.0 tokens × 2 epoch(s)", "GPU-hours", "fits"):
         assert text in told.stdout
     assert f"{found['memory']['total'] / 2**30:.2f}" in told.stdout
+    assert "texts are cut" not in told.stdout
+    options[options.index("20")] = "20000"
+    assert "--tokens-per-row 20000: longer texts are cut; see" in CliRunner().invoke(app, options).stdout
 
 
 def test_columns_of_the_data_are_chosen_by_flags(backbone: Callable[[str], Path], tmp_path: Path) -> None:

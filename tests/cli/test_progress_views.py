@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
+from rayclf.cli.event_lines import event_line
 from rayclf.cli.progress_views import TrainView
 from rayclf.cli.show import console
 from rayclf.data.texts import TextSource
@@ -26,23 +26,22 @@ def test_a_training_tells_what_it_was_cut_to_and_that_nothing_was_left() -> None
     assert "is in its place again" in told
 
 
-@pytest.mark.parametrize(
-    ("names", "kind", "told"),
-    [
-        (("a", "a;b", "a;b;c", "b;c"), ProblemType.MULTICLASS, True),
-        (("a", "a;b", "a;b;c", "b;c"), ProblemType.MULTILABEL, False),
-        (("Sci/Tech", "World"), ProblemType.MULTICLASS, False),
-    ],
-)
-def test_a_training_on_labels_that_look_joined_says_so(names: tuple[str, ...], kind: ProblemType, told: bool) -> None:
-    counts = LabelCounts(9, np.zeros(len(names), np.int64), np.zeros(len(names), np.int64))
+def test_a_training_says_what_to_look_at_in_its_data() -> None:
+    names = ("a", "b")
     data = {
+        "kind": "data",
+        "quarantined": 0,
+        "read": 9,
         "reads": TextSource(text="words"),
         "label": "tags",
-        "space": LabelSpace(names, kind),
-        "parts": {"train": counts},
+        "space": LabelSpace(names, ProblemType.MULTICLASS),
+        "parts": {"train": LabelCounts(9, np.zeros(2, np.int64), np.zeros(2, np.int64))},
+        "hints": ("all 2 test rows hold '[b]': hold out more",),
     }
     with console.capture() as captured:
-        TrainView()({"kind": "data", "quarantined": 0, "read": 9, **data})
+        TrainView()(data)
     assert "text column words, label column tags" in captured.get()
-    assert ("labels look joined by ';'; if a cell may hold several, pass --separator ';'" in captured.get()) is told
+    assert "look at this: all 2 test rows hold '[b]': hold out more" in captured.get()
+    assert event_line(data) == "9 rows read, 0 set aside; train 9; 2 label(s), multiclass; look at this: " + (
+        "all 2 test rows hold '[b]': hold out more"
+    )

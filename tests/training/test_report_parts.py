@@ -137,11 +137,12 @@ def test_facts() -> None:
         "train": {"strategy": "auto", "learning_rate": 1e-4},
         "resources": {"workers": [1, 8]},
     }
-    (told,) = report_facts.facts(events, info, status | {"early_stopped": True}, config)
+    hints = {"hints": ["all 2 test rows hold '<b>'"]}
+    (told,) = report_facts.facts(events, info, status | {"early_stopped": True} | hints, config)
     for words in (
         "3, multiclass", "train 12,000", "read 9 = 5 kept + 4 quarantined", "qlora, int8, rank 8, 128 tokens",
         "strategy deepspeed-zero2, workers 1 to 8, learning rate 0.0001", "1 h 2 min, 64.0 training rows a second",
-        "<td>yes</td>", "2 time(s)",
+        "<td>yes</td>", "2 time(s)", "look at this", "all 2 test rows hold &#x27;&lt;b&gt;&#x27;",
     ):  # fmt: skip
         assert words in told
 

@@ -27,6 +27,7 @@ def facts(
     if "read" in status:
         aside = status.get("quarantined", 0)
         told.append(("data", f"read {status['read']} = {status['read'] - aside} kept + {aside} quarantined"))
+    told += [("look at this", hint) for hint in status.get("hints", ())]
     told += [
         ("tuning", _tuning(info, config)),
         ("training", _training(status, config)),
